@@ -1,0 +1,71 @@
+//! Every packet ends in exactly one counter, so their sum is the number of packets.
+
+use crate::detect::Outcome;
+use crate::packet::Refusal;
+
+/// Index of a counter: one for each way a packet can end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// The parser found no knock in it.
+    Refused(Refusal),
+    /// A well-formed packet to a port of no interest.
+    NotAStep,
+    /// A packet to a step or a decoy.
+    Candidate(Outcome),
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: usize = 1 + Refusal::ALL.len() + Outcome::ALL.len();
+
+    /// Place in the per-CPU array.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::NotAStep => 0,
+            Self::Refused(refusal) => 1 + refusal as usize,
+            Self::Candidate(outcome) => 1 + Refusal::ALL.len() + outcome as usize,
+        }
+    }
+
+    /// All of them, in the order of their index.
+    pub fn all() -> impl Iterator<Item = Self> {
+        core::iter::once(Self::NotAStep)
+            .chain(Refusal::ALL.into_iter().map(Self::Refused))
+            .chain(Outcome::ALL.into_iter().map(Self::Candidate))
+    }
+
+    /// Short name for logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAStep => "not_a_step",
+            Self::Refused(refusal) => refusal.name(),
+            Self::Candidate(outcome) => outcome.name(),
+        }
+    }
+}
+
+/// The counters of one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters(pub [u64; Counter::COUNT]);
+
+#[cfg(feature = "aya")]
+// SAFETY: an array of integers has no padding.
+unsafe impl aya::Pod for Counters {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn indices_are_dense_and_names_unique() {
+        for (position, counter) in Counter::all().enumerate() {
+            assert_eq!(counter.index(), position, "{counter:?}");
+        }
+        assert_eq!(Counter::all().count(), Counter::COUNT);
+        let names: HashSet<_> = Counter::all().map(Counter::name).collect();
+        assert_eq!(names.len(), Counter::COUNT);
+    }
+}

@@ -1,0 +1,175 @@
+//! First steps, kept apart from later progress.
+//!
+//! A first step is what a stranger can flood from spoofed addresses. It goes into a
+//! fixed table of buckets, so that a flood neither pays for an insertion into a hash
+//! map nor evicts anyone who is further along. A bucket is one cache line; the oldest
+//! slot gives way.
+
+use crate::progress::{Ticks, Track};
+use crate::sequence::{NodeId, Step};
+
+/// Slots in a bucket: 64 bytes.
+pub const SLOTS: usize = 8;
+
+/// One source's first step.
+///
+/// Packed: fingerprint in bits 0 to 20, [`Step::index`] in 21 to 37, strays in 38 to
+/// 41, the low 22 bits of the start in 42 to 63 (wraps after 4.9 hours). A slot whose
+/// port is 0 is empty: port 0 is never a step.
+///
+/// Two sources of one bucket share a fingerprint once in two million; the one would
+/// then be credited with the other's first step, and still needs every later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstStep {
+    /// 21 bits of the source's hash, none of which choose the bucket.
+    pub fingerprint: u32,
+    /// The step.
+    pub step: Step,
+    /// Decoys hit since, 0 to 15.
+    pub strays: u8,
+    /// When it came.
+    pub started: Ticks,
+}
+
+impl FirstStep {
+    /// The packed form of no first step.
+    pub const EMPTY: u64 = 0;
+    const FINGERPRINT: u64 = (1 << 21) - 1;
+    const TIME: u64 = (1 << 22) - 1;
+
+    /// Which bucket of `buckets` (a power of two), and which fingerprint, a hash names.
+    #[inline(always)]
+    pub const fn place(hash: u64, buckets: u32) -> (u32, u32) {
+        let bucket = (hash >> 32) as u32 & (buckets - 1);
+        (bucket, (hash & Self::FINGERPRINT) as u32)
+    }
+
+    /// Into the word that the table holds.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.fingerprint as u64 & Self::FINGERPRINT)
+            | (self.step.index() as u64) << 21
+            | ((self.strays & Track::MAX_STRAYS) as u64) << 38
+            | (self.started.get() & Self::TIME) << 42
+    }
+
+    /// From the word that the table holds; `None` if it is empty. The start is
+    /// completed from `now`, so what is older than a wrap looks younger than it is.
+    #[inline(always)]
+    pub const fn unpack(word: u64, now: Ticks) -> Option<Self> {
+        let step = Step::from_index((word >> 21) as u32);
+        if step.port == 0 {
+            return None;
+        }
+        Some(Self {
+            fingerprint: (word & Self::FINGERPRINT) as u32,
+            step,
+            strays: (word >> 38) as u8 & Track::MAX_STRAYS,
+            started: now.before(Self::age(word, now)),
+        })
+    }
+
+    /// Ticks since the step in `word` came. Any number if it is empty.
+    #[inline(always)]
+    pub const fn age(word: u64, now: Ticks) -> u64 {
+        now.get().wrapping_sub(word >> 42) & Self::TIME
+    }
+
+    /// Whether `word` holds a first step of the source with this fingerprint.
+    #[inline(always)]
+    pub const fn is_of(word: u64, fingerprint: u32) -> bool {
+        word & Self::FINGERPRINT == fingerprint as u64 && (word >> 21) as u16 != 0
+    }
+
+    /// Whether `word` holds this very step of this very source, whenever it came.
+    #[inline(always)]
+    pub const fn is_same(self, word: u64) -> bool {
+        const WHO_AND_WHAT: u64 = (1 << 38) - 1;
+        (self.pack() ^ word) & WHO_AND_WHAT == 0
+    }
+
+    /// Whether `word` is empty.
+    #[inline(always)]
+    pub const fn is_empty(word: u64) -> bool {
+        (word >> 21) as u16 == 0
+    }
+
+    /// The inverse of [`FirstStep::track`], for a track still on the first level.
+    #[inline(always)]
+    pub const fn from_track(fingerprint: u32, track: Track) -> Self {
+        Self {
+            fingerprint,
+            step: Step::from_index(track.node.0 - 1),
+            strays: track.strays,
+            started: track.started,
+        }
+    }
+
+    /// The same as a track, which can go on to a second step.
+    #[inline(always)]
+    pub const fn track(self, tag: u16) -> Track {
+        Track { node: NodeId::first(self.step), strays: self.strays, tag, started: self.started }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequence::Protocol;
+    use proptest::prelude::*;
+
+    fn first_step(fingerprint: u32, index: u32, strays: u8, started: Ticks) -> FirstStep {
+        let step = Step::from_index(index);
+        FirstStep { fingerprint, step, strays, started }
+    }
+
+    #[test]
+    fn the_empty_word_is_nobody() {
+        assert!(FirstStep::is_empty(FirstStep::EMPTY));
+        assert!(!FirstStep::is_of(FirstStep::EMPTY, 0));
+        assert_eq!(FirstStep::unpack(FirstStep::EMPTY, Ticks::new(5)), None);
+    }
+
+    #[test]
+    fn protocols_do_not_mix() {
+        let tcp = FirstStep {
+            fingerprint: 9,
+            step: Step::new(Protocol::Tcp, 7000),
+            strays: 0,
+            started: Ticks::new(0),
+        };
+        let udp = FirstStep { step: Step::new(Protocol::Udp, 7000), ..tcp };
+        assert!(!tcp.is_same(udp.pack()));
+        assert_ne!(tcp.track(0).node, udp.track(0).node);
+    }
+
+    proptest! {
+        #[test]
+        fn packing_loses_nothing_for_five_hours(
+            fingerprint in 0u32..1 << 21,
+            index in 0u32..1 << 17,
+            strays in 0..=Track::MAX_STRAYS,
+            started: u64,
+            age in 0u64..1 << 22,
+        ) {
+            prop_assume!(index as u16 != 0);
+            let started = Ticks::new(started);
+            let now = Ticks::new(started.get().wrapping_add(age));
+            let written = first_step(fingerprint, index, strays, started);
+            let read = FirstStep::unpack(written.pack(), now).unwrap();
+            prop_assert_eq!(read.fingerprint, fingerprint);
+            prop_assert_eq!(read.step, written.step);
+            prop_assert_eq!(read.strays, strays);
+            prop_assert_eq!(read.started, started);
+            prop_assert!(FirstStep::is_of(written.pack(), fingerprint));
+            prop_assert!(written.is_same(first_step(fingerprint, index, 3, now).pack()));
+        }
+
+        #[test]
+        fn a_place_is_inside_the_table(hash: u64, exponent in 0u32..24) {
+            let (bucket, fingerprint) = FirstStep::place(hash, 1 << exponent);
+            prop_assert!(bucket < 1 << exponent);
+            prop_assert!(fingerprint < 1 << 21);
+        }
+    }
+}

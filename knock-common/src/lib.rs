@@ -1,0 +1,21 @@
+//! What the XDP program and the agent must agree on, and every decision the
+//! detector takes.
+//!
+//! Everything here is `no_std` and free of I/O: the same code runs in the kernel,
+//! in unit tests on the host, and in the agent when it simulates a port scan
+//! against a policy. What differs between those places comes in through two
+//! traits: [`packet::Bytes`] (access to a frame) and [`detect::Store`] (the maps).
+
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod counters;
+pub mod detect;
+pub mod event;
+pub mod first;
+pub mod packet;
+pub mod progress;
+pub mod sequence;
+pub mod source;

@@ -1,0 +1,219 @@
+//! One track, a partial sequence of a source, packed into a `u64` so that a single
+//! compare-and-swap changes all of it.
+
+use crate::sequence::{Move, NodeId, Transition};
+
+/// Time since boot in units of 2^22 ns (4.194304 ms, about a jiffy), 26 bits: wraps
+/// after 3.2 days.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticks(u64);
+
+impl Ticks {
+    const BITS: u32 = 26;
+    const MASK: u64 = (1 << Self::BITS) - 1;
+    const SHIFT: u32 = 22;
+
+    /// From a clock reading in nanoseconds.
+    #[inline(always)]
+    pub const fn from_ns(ns: u64) -> Self {
+        Self((ns >> Self::SHIFT) & Self::MASK)
+    }
+
+    /// From a count of ticks.
+    #[inline(always)]
+    pub const fn new(ticks: u64) -> Self {
+        Self(ticks & Self::MASK)
+    }
+
+    /// The count of ticks.
+    #[inline(always)]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Ticks from `earlier` to `self`, across a wrap.
+    #[inline(always)]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.wrapping_sub(earlier.0) & Self::MASK
+    }
+
+    /// `ticks` before `self`, across a wrap.
+    #[inline(always)]
+    pub const fn before(self, ticks: u64) -> Self {
+        Self(self.0.wrapping_sub(ticks) & Self::MASK)
+    }
+
+    /// A length of time as a number of ticks, rounded up; at most `u32::MAX`.
+    pub const fn from_duration(duration: core::time::Duration) -> u32 {
+        let ticks = duration.as_nanos().div_ceil(1 << Self::SHIFT);
+        if ticks > u32::MAX as u128 { u32::MAX } else { ticks as u32 }
+    }
+}
+
+/// How far one sequence has come, and since when.
+///
+/// Packed: node in bits 0 to 23, strays in 24 to 27, tag in 28 to 37, start in 38 to
+/// 63. A word whose node is the root is the empty track.
+///
+/// The tag is there because the kernel may hand an entry of an LRU map to another
+/// source while a CPU still holds a pointer to it. Whoever reads the word sees that it
+/// is not about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Track {
+    /// Where in the trie.
+    pub node: NodeId,
+    /// Decoys hit on the way, 0 to 15.
+    pub strays: u8,
+    /// 10 bits of the source's hash.
+    pub tag: u16,
+    /// When the first step came.
+    pub started: Ticks,
+}
+
+/// What a step does to a track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// Replace the track by this one.
+    To(Track),
+    /// Complete: report this door, empty the track.
+    Accept(u32),
+    /// A retransmission, nothing to do.
+    Stay,
+    /// Right step, but too long after the first: empty the track.
+    Late,
+}
+
+impl Track {
+    /// The most strays a track can count.
+    pub const MAX_STRAYS: u8 = 15;
+    const MAX_TAG: u16 = (1 << 10) - 1;
+    /// The packed form of no track.
+    pub const EMPTY: u64 = 0;
+
+    /// Into the word that the progress map holds.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.node.0 & NodeId::MAX.0) as u64
+            | ((self.strays & Self::MAX_STRAYS) as u64) << 24
+            | ((self.tag & Self::MAX_TAG) as u64) << 28
+            | self.started.get() << 38
+    }
+
+    /// From the word that the progress map holds; `None` if it is empty.
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Option<Self> {
+        let node = NodeId(word as u32 & NodeId::MAX.0);
+        if node.0 == NodeId::ROOT.0 {
+            return None;
+        }
+        Some(Self {
+            node,
+            strays: (word >> 24) as u8 & Self::MAX_STRAYS,
+            tag: (word >> 28) as u16 & Self::MAX_TAG,
+            started: Ticks::new(word >> 38),
+        })
+    }
+
+    /// The tag of a source with this hash.
+    #[inline(always)]
+    pub const fn tag_of(hash: u64) -> u16 {
+        (hash >> 22) as u16 & Self::MAX_TAG
+    }
+
+    /// Takes `transition`, found for this track's node and the packet's step.
+    #[inline(always)]
+    pub const fn advance(self, transition: Transition, now: Ticks) -> Advance {
+        let step = transition.from(self.node);
+        if matches!(step, Move::Stay) {
+            return Advance::Stay;
+        }
+        if now.since(self.started) > transition.within() as u64 {
+            return Advance::Late;
+        }
+        match step {
+            Move::Advance(node) => Advance::To(Self { node, ..self }),
+            Move::Accept(door) => Advance::Accept(door),
+            Move::Stay => Advance::Stay,
+        }
+    }
+
+    /// The track after one more stray, or `None` if that was one too many.
+    #[inline(always)]
+    pub const fn stray(self, limit: u8) -> Option<Self> {
+        if self.strays >= limit {
+            return None;
+        }
+        Some(Self { strays: self.strays + 1, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    const NODE: NodeId = NodeId(200_000);
+
+    fn track(started: Ticks) -> Track {
+        Track { node: NODE, strays: 0, tag: 0x155, started }
+    }
+
+    #[test]
+    fn within_bounds_the_whole_sequence_to_the_tick() {
+        let within = Ticks::from_duration(Duration::from_secs(10));
+        let transition = Transition::accept(7, within);
+        let started = Ticks::new(1000);
+        let at = |age: u64| track(started).advance(transition, Ticks::new(1000 + age));
+        assert_eq!(at(within as u64), Advance::Accept(7));
+        assert_eq!(at(within as u64 + 1), Advance::Late);
+    }
+
+    #[test]
+    fn the_clock_may_wrap_during_a_knock() {
+        let transition = Transition::accept(7, 100);
+        let started = Ticks::new(0).before(50);
+        assert_eq!(track(started).advance(transition, Ticks::new(49)), Advance::Accept(7));
+        assert_eq!(track(started).advance(transition, Ticks::new(51)), Advance::Late);
+    }
+
+    #[test]
+    fn a_retransmission_is_never_late() {
+        let transition = Transition::stay(NODE);
+        let now = Ticks::new(u64::MAX);
+        assert_eq!(track(Ticks::new(0)).advance(transition, now), Advance::Stay);
+    }
+
+    #[test]
+    fn one_stray_too_many_ends_a_track() {
+        let clean = track(Ticks::new(1));
+        let once = clean.stray(2).unwrap();
+        let twice = once.stray(2).unwrap();
+        assert_eq!(twice.strays, 2);
+        assert_eq!(twice.stray(2), None);
+        assert_eq!(clean.stray(0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn packing_loses_nothing(node in 1..=NodeId::MAX.0, strays in 0..=Track::MAX_STRAYS, hash: u64, ticks: u64) {
+            let track = Track { node: NodeId(node), strays, tag: Track::tag_of(hash), started: Ticks::new(ticks) };
+            prop_assert_eq!(Track::unpack(track.pack()), Some(track));
+        }
+
+        #[test]
+        fn every_word_unpacks_to_what_packs_back(word: u64) {
+            match Track::unpack(word) {
+                Some(track) => prop_assert_eq!(track.pack(), word),
+                None => prop_assert_eq!(word as u32 & NodeId::MAX.0, 0),
+            }
+        }
+
+        #[test]
+        fn ticks_count_forward(start: u64, age in 0u64..1 << 26) {
+            let started = Ticks::new(start);
+            prop_assert_eq!(Ticks::new(start.wrapping_add(age)).since(started), age);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The compiled doors: steps, nodes and the transitions between them.
+//!
+//! All sequences form one trie. Its root and first level are not stored: a port's
+//! class says whether it begins a sequence, and the node it leads to is
+//! [`NodeId::first`] of the step itself. A flood of first steps therefore costs no
+//! look-up here. Deeper edges live in one hash map from [`Edge`] to [`Transition`].
+
+/// Transport protocol of a step or a service, with its IANA number.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Transmission Control Protocol.
+    Tcp = 6,
+    /// User Datagram Protocol.
+    Udp = 17,
+}
+
+impl Protocol {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    /// The IANA protocol number, as in the IP header.
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// As written in a config: `tcp` or `udp`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// Protocol and destination port of one knock packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Step {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Destination port, host byte order, never 0 in a policy.
+    pub port: u16,
+}
+
+impl Step {
+    /// A step from its two parts.
+    #[inline(always)]
+    pub const fn new(protocol: Protocol, port: u16) -> Self {
+        Self { protocol, port }
+    }
+
+    /// 17 bits that name the step: the protocol above the port.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        let protocol = match self.protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => 1 << 16,
+        };
+        protocol | self.port as u32
+    }
+
+    /// The inverse of [`Step::index`]; bits above the seventeenth are ignored.
+    #[inline(always)]
+    pub const fn from_index(index: u32) -> Self {
+        let protocol = if index & (1 << 16) == 0 { Protocol::Tcp } else { Protocol::Udp };
+        Self::new(protocol, index as u16)
+    }
+}
+
+impl core::fmt::Display for Step {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}/{}", self.protocol.name(), self.port)
+    }
+}
+
+/// A state of the trie: how far a sequence has been followed. 24 bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// Nothing has been knocked.
+    pub const ROOT: Self = Self(0);
+    /// The first identifier below the first level, where the compiler may allocate.
+    pub const DEEPER: Self = Self(1 + (2 << 16));
+    /// The largest identifier that a track can hold.
+    pub const MAX: Self = Self((1 << 24) - 1);
+
+    /// The node that a first step leads to.
+    #[inline(always)]
+    pub const fn first(step: Step) -> Self {
+        Self(1 + step.index())
+    }
+}
+
+/// Key of the trie map: 8 bytes, no padding.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Edge {
+    /// Where the track is.
+    pub node: u32,
+    /// Destination port of the packet, host byte order.
+    pub port: u16,
+    /// IANA protocol number of the packet.
+    pub protocol: u8,
+    /// Always zero.
+    pub reserved: u8,
+}
+
+impl Edge {
+    /// The edge that leaves `node` by `step`.
+    #[inline(always)]
+    pub const fn new(node: NodeId, step: Step) -> Self {
+        Self { node: node.0, port: step.port, protocol: step.protocol.number(), reserved: 0 }
+    }
+}
+
+/// Value of the trie map: 12 bytes, no padding.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Transition {
+    next: u32,
+    door: u32,
+    within: u32,
+}
+
+/// What a transition does to a track that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Go on to this node.
+    Advance(NodeId),
+    /// The sequence is complete: report this door.
+    Accept(u32),
+    /// A retransmission of a step already taken: nothing changes.
+    Stay,
+}
+
+impl Transition {
+    /// Next step taken. `within` is in ticks, counted from the first step.
+    pub const fn advance(next: NodeId, within: u32) -> Self {
+        Self { next: next.0, door: u32::MAX, within }
+    }
+
+    /// Last step taken, `door` is to be opened.
+    pub const fn accept(door: u32, within: u32) -> Self {
+        Self { next: NodeId::ROOT.0, door, within }
+    }
+
+    /// A step of the path to `node`, seen again.
+    pub const fn stay(node: NodeId) -> Self {
+        Self { next: node.0, door: u32::MAX, within: u32::MAX }
+    }
+
+    /// What happens to a track at `node`.
+    #[inline(always)]
+    pub const fn from(self, node: NodeId) -> Move {
+        if self.next == node.0 {
+            Move::Stay
+        } else if self.next == NodeId::ROOT.0 {
+            Move::Accept(self.door)
+        } else {
+            Move::Advance(NodeId(self.next))
+        }
+    }
+
+    /// Longest age, in ticks, of a track that may take this transition.
+    #[inline(always)]
+    pub const fn within(self) -> u32 {
+        self.within
+    }
+}
+
+/// What a port is to the detector, for one protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortClass(u8);
+
+impl PortClass {
+    /// A port of no interest.
+    pub const NONE: Self = Self(0);
+    /// Some sequence begins here.
+    pub const FIRST: Self = Self(1);
+    /// Some sequence continues here.
+    pub const LATER: Self = Self(2);
+    /// No step: a knock here counts against the source.
+    pub const DECOY: Self = Self(4);
+    const BITS: u32 = 4;
+
+    /// The class of `step` in the entry of its port.
+    #[inline(always)]
+    pub const fn of(entry: u8, protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self(entry & 0xf),
+            Protocol::Udp => Self(entry >> Self::BITS),
+        }
+    }
+
+    /// `entry` with this class added for `protocol`.
+    pub const fn add_to(self, entry: u8, protocol: Protocol) -> u8 {
+        match protocol {
+            Protocol::Tcp => entry | self.0,
+            Protocol::Udp => entry | (self.0 << Self::BITS),
+        }
+    }
+
+    /// Whether this class includes all of `other`.
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether the port is of no interest at all.
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// One byte a port: the low half is the class for TCP, the high half for UDP.
+pub const PORTS: usize = 1 << 16;
+
+#[cfg(feature = "aya")]
+mod pod {
+    // SAFETY: eight bytes without padding; plain integers.
+    unsafe impl aya::Pod for super::Edge {}
+    // SAFETY: twelve bytes without padding; plain integers.
+    unsafe impl aya::Pod for super::Transition {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::ToString;
+
+    #[test]
+    fn map_layouts_have_no_padding() {
+        assert_eq!(size_of::<Edge>(), 8);
+        assert_eq!(size_of::<Transition>(), 12);
+    }
+
+    #[test]
+    fn steps_print_as_they_are_configured() {
+        assert_eq!(Step::new(Protocol::Udp, 8000).to_string(), "udp/8000");
+    }
+
+    proptest! {
+        #[test]
+        fn first_nodes_are_one_to_one_and_below_the_allocated(index in 0u32..1 << 17) {
+            let step = Step::from_index(index);
+            prop_assert_eq!(step.index(), index);
+            let node = NodeId::first(step);
+            prop_assert!(node > NodeId::ROOT && node < NodeId::DEEPER);
+        }
+
+        #[test]
+        fn a_class_is_kept_for_each_protocol_apart(tcp in 0u8..8, udp in 0u8..8) {
+            let entry = PortClass(udp).add_to(PortClass(tcp).add_to(0, Protocol::Tcp), Protocol::Udp);
+            prop_assert_eq!(PortClass::of(entry, Protocol::Tcp), PortClass(tcp));
+            prop_assert_eq!(PortClass::of(entry, Protocol::Udp), PortClass(udp));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The event loop: completed knocks in, grants out.

@@ -1,0 +1,1 @@
+//! Sends a sequence over plain sockets.

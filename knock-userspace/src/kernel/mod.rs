@@ -1,0 +1,1 @@
+//! The only room that knows aya: loads the detector, attaches it, reads what it reports.

@@ -1,0 +1,16 @@
+//! The agent `xknockd` and the client `xknock`.
+//!
+//! ARCHITECTURE.md is the map of these rooms.
+
+#[cfg(feature = "agent")]
+pub mod agent;
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "agent")]
+pub mod config;
+#[cfg(feature = "agent")]
+pub mod firewall;
+#[cfg(feature = "agent")]
+pub mod kernel;
+#[cfg(feature = "agent")]
+pub mod policy;

@@ -1,0 +1,144 @@
+//! What the owner of a host wants: doors, and who is guarded how. Pure data.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use knock_common::sequence::{Protocol, Step};
+
+/// Everything the agent acts on, checked and complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Names of the interfaces whose packets are looked at and guarded.
+    pub interfaces: Vec<String>,
+    /// Whether the guard drops.
+    pub mode: Mode,
+    /// How packets of running connections are told from new ones.
+    pub connections: Connections,
+    /// How the detector is attached to the interfaces.
+    pub attach: Attach,
+    /// What happens to packets that matched a step.
+    pub knocks: Knocks,
+    /// Sources that never need a grant.
+    pub always_allow: Vec<IpNet>,
+    /// Decoys that a source with progress may hit.
+    pub strays: u8,
+    /// Share of unused ports that are decoys, in percent.
+    pub decoys: u8,
+    /// Sources with progress past their first step that are remembered.
+    pub max_sources: u32,
+    /// The doors, in the order of the config.
+    pub doors: Vec<Door>,
+}
+
+/// A named set of services, how one knocks for it, and how long it stays open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// Unique name.
+    pub name: String,
+    /// What it opens; never empty.
+    pub opens: Vec<Service>,
+    /// How one knocks; two steps or more.
+    pub sequence: Vec<Step>,
+    /// Longest time from the first step to the last.
+    pub within: Duration,
+    /// How long a grant lasts.
+    pub open_for: Duration,
+    /// Whether running connections end with the grant.
+    pub cut: bool,
+}
+
+/// Protocol and port that a door opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Service {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port as the outside sees it, before any destination NAT.
+    pub port: u16,
+}
+
+/// One source, one service: who may reach what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Grant {
+    /// The address it is for.
+    pub source: IpAddr,
+    /// The service it opens.
+    pub service: Service,
+}
+
+/// Whether the guard drops what has no grant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Counts what it would have dropped.
+    #[default]
+    Observe,
+    /// Drops it.
+    Enforce,
+}
+
+/// How packets of running connections are told from new ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// Connection tracking where the host already uses it, else stateless.
+    #[default]
+    Auto,
+    /// By TCP flags alone; every UDP packet needs a grant.
+    Stateless,
+    /// By connection tracking.
+    Conntrack,
+}
+
+/// How the detector is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// In the driver; in the network stack if the driver refuses.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+/// What happens to packets that matched a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knocks {
+    /// They go on, so a knock port answers as any closed port does.
+    #[default]
+    Pass,
+    /// They are dropped.
+    Drop,
+}
+
+impl Service {
+    /// A service from its two parts.
+    pub const fn new(protocol: Protocol, port: u16) -> Self {
+        Self { protocol, port }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol.name(), self.port)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Stateless => "stateless",
+            Self::Conntrack => "conntrack",
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! Finds the toolchain that builds the XDP program.
