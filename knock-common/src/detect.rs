@@ -9,6 +9,8 @@
 //! Several CPUs may work for one source at once. Each word changes by
 //! compare-and-swap alone, and whoever loses the race looks again.
 
+use core::cell::Cell;
+
 use crate::event::Event;
 use crate::first::{FirstStep, SLOTS};
 use crate::progress::{Advance, Ticks, Track};
@@ -25,8 +27,8 @@ const _: () = assert!(EMPTY == FirstStep::EMPTY);
 /// How often a CPU looks again after losing a race for one word.
 const ATTEMPTS: usize = 4;
 
-/// A word that several CPUs share.
-pub trait Cell {
+/// A word of 64 bits that several CPUs share.
+pub trait Word {
     /// Reads it.
     fn load(&self) -> u64;
     /// Replaces `old` by `new`; false if it did not hold `old` any more.
@@ -58,15 +60,15 @@ pub enum Insert {
 /// The maps, as the detector needs them.
 pub trait Store {
     /// A shared word of this store.
-    type Cell: Cell;
+    type Word: Word;
     /// The transition of `edge`, if the trie has it.
     fn transition(&self, edge: &Edge) -> Option<Transition>;
     /// The tracks of `source`, if it has an entry.
-    fn tracks(&self, source: &Source) -> Option<&[Self::Cell; TRACKS]>;
+    fn tracks(&self, source: &Source) -> Option<&[Self::Word; TRACKS]>;
     /// Creates the entry of `source`.
     fn insert(&self, source: &Source, tracks: &[u64; TRACKS]) -> Insert;
     /// A bucket of first steps.
-    fn bucket(&self, index: u32) -> Option<&[Self::Cell; SLOTS]>;
+    fn bucket(&self, index: u32) -> Option<&[Self::Word; SLOTS]>;
     /// Reserves room for `event`, then calls `claim`, and sends it if that is true.
     fn report(&self, event: &Event, claim: impl FnOnce() -> bool) -> Report;
 }
@@ -141,8 +143,14 @@ impl Outcome {
     }
 
     #[inline(always)]
-    fn or(self, other: Self) -> Self {
-        if other as u32 > self as u32 { other } else { self }
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// The greatest outcome in a mask of them; `None` if it is empty.
+    #[inline(always)]
+    fn greatest(mask: u32) -> Option<Self> {
+        Self::ALL.into_iter().rev().find(|outcome| mask & outcome.bit() != 0)
     }
 
     /// Short name for logs and metrics.
@@ -174,6 +182,7 @@ pub struct Detection<'a, S> {
     now_ns: u64,
     now: Ticks,
     hash: u64,
+    notes: &'a Cell<u32>,
 }
 
 /// Which table a word belongs to.
@@ -187,11 +196,23 @@ enum Place {
 
 impl<'a, S: Store> Detection<'a, S> {
     /// A packet to `step` from `source`, received at `now_ns`.
+    ///
+    /// `notes` collects what became of each word, as a mask. In the kernel it lives in a
+    /// map, because the verifier knows nothing about a map's contents: it would follow
+    /// every combination of outcomes if they were in registers or on the stack.
     #[inline(always)]
-    pub fn new(store: &'a S, limits: Limits, step: Step, source: Source, now_ns: u64) -> Self {
+    pub fn new(
+        store: &'a S,
+        limits: Limits,
+        step: Step,
+        source: Source,
+        now_ns: u64,
+        notes: &'a Cell<u32>,
+    ) -> Self {
+        notes.set(0);
         let now = Ticks::from_ns(now_ns);
         let hash = source.hash(limits.key);
-        Self { store, limits, step, source, now_ns, now, hash }
+        Self { store, limits, step, source, now_ns, now, hash, notes }
     }
 
     /// Updates the progress of the source. `class` is that of the packet's step, and
@@ -202,66 +223,51 @@ impl<'a, S: Store> Detection<'a, S> {
         let Some(bucket) = self.store.bucket(bucket) else {
             return Outcome::InsertFailed;
         };
-        let mut outcome = Outcome::Unexpected;
         if class.has(PortClass::LATER) {
-            outcome =
-                self.over_all(bucket, Outcome::Unexpected, |cell, place| self.take(cell, place));
+            self.each_word(bucket, |cell, place| self.take(cell, place));
         }
         if class.has(PortClass::FIRST) {
-            outcome = outcome.or(self.begin(bucket));
+            self.begin(bucket);
         }
-        if outcome != Outcome::Unexpected {
+        if let Some(outcome) = Outcome::greatest(self.notes.get()) {
             return outcome;
         }
+        // Nothing expected the packet.
         if class.has(PortClass::LATER) {
-            return self.wrong(bucket);
+            self.each_word(bucket, |cell, place| self.change(cell, place, |_| None));
+            return match Outcome::greatest(self.notes.get()) {
+                None => Outcome::Unexpected,
+                Some(Outcome::Forgotten) => Outcome::Wrong,
+                Some(other) => other,
+            };
         }
-        self.stray(bucket)
-    }
-
-    /// A step that nothing expected ends all progress of its source.
-    #[inline(always)]
-    fn wrong(&self, bucket: &[S::Cell; SLOTS]) -> Outcome {
-        let ended = self
-            .over_all(bucket, Outcome::Ignored, |cell, place| self.change(cell, place, |_| None));
-        match ended {
-            Outcome::Ignored => Outcome::Unexpected,
-            Outcome::Forgotten => Outcome::Wrong,
-            other => other,
-        }
-    }
-
-    /// A decoy counts against all progress of its source.
-    #[inline(always)]
-    fn stray(&self, bucket: &[S::Cell; SLOTS]) -> Outcome {
         let limit = self.limits.strays;
-        self.over_all(bucket, Outcome::Ignored, |cell, place| {
-            self.change(cell, place, |track| track.stray(limit))
-        })
+        self.each_word(bucket, |cell, place| {
+            self.change(cell, place, |track| track.stray(limit));
+        });
+        Outcome::greatest(self.notes.get()).unwrap_or(Outcome::Ignored)
     }
 
-    /// Does `one` to every word of the source and returns the greatest outcome.
+    /// Does `one` to every word that belongs to the source.
     #[inline(always)]
-    fn over_all(
-        &self,
-        bucket: &[S::Cell; SLOTS],
-        none: Outcome,
-        one: impl Fn(&S::Cell, Place) -> Outcome,
-    ) -> Outcome {
-        let mut outcome = none;
+    fn each_word(&self, bucket: &[S::Word; SLOTS], one: impl Fn(&S::Word, Place)) {
         if let Some(tracks) = self.store.tracks(&self.source) {
-            for cell in tracks {
-                if cell.load() != Track::EMPTY {
-                    outcome = outcome.or(one(cell, Place::Later));
+            for word in tracks {
+                if word.load() != EMPTY {
+                    one(word, Place::Later);
                 }
             }
         }
-        for cell in bucket {
-            if FirstStep::is_of(cell.load(), self.fingerprint()) {
-                outcome = outcome.or(one(cell, Place::First));
+        for word in bucket {
+            if FirstStep::is_of(word.load(), self.fingerprint()) {
+                one(word, Place::First);
             }
         }
-        outcome
+    }
+
+    #[inline(always)]
+    fn note(&self, outcome: Outcome) {
+        self.notes.set(self.notes.get() | outcome.bit());
     }
 
     #[inline(always)]
@@ -297,91 +303,80 @@ impl<'a, S: Store> Detection<'a, S> {
         }
     }
 
-    /// Lets the track in `cell` take this step, if it expects it.
+    /// Lets the track in `word` take this step, if it expects it.
     #[inline(always)]
-    fn take(&self, cell: &S::Cell, place: Place) -> Outcome {
+    fn take(&self, word: &S::Word, place: Place) {
         for _ in 0..ATTEMPTS {
-            let word = cell.load();
-            let Some(track) = self.read(place, word) else {
-                return Outcome::Unexpected;
-            };
+            let old = word.load();
+            let Some(track) = self.read(place, old) else { return };
             let edge = Edge::new(track.node, self.step);
-            let Some(transition) = self.store.transition(&edge) else {
-                return Outcome::Unexpected;
-            };
+            let Some(transition) = self.store.transition(&edge) else { return };
             match track.advance(transition, self.now) {
-                Advance::Stay => return Outcome::Stayed,
+                Advance::Stay => return self.note(Outcome::Stayed),
                 Advance::Late => {
-                    if cell.swap(word, EMPTY) {
-                        return Outcome::Late;
+                    if word.swap(old, EMPTY) {
+                        return self.note(Outcome::Late);
                     }
                 }
                 Advance::To(next) => match place {
                     Place::Later => {
-                        if cell.swap(word, next.pack()) {
-                            return Outcome::Advanced;
+                        if word.swap(old, next.pack()) {
+                            return self.note(Outcome::Advanced);
                         }
                     }
                     Place::First => {
-                        if cell.swap(word, EMPTY) {
-                            return self.move_on(cell, word, next);
+                        if word.swap(old, EMPTY) {
+                            return self.move_on(word, old, next);
                         }
                     }
                 },
                 Advance::Accept(door) => {
                     let event = Event::new(self.source, door, self.now_ns);
-                    match self.store.report(&event, || cell.swap(word, EMPTY)) {
-                        Report::Sent => return Outcome::Completed,
-                        Report::Full => return Outcome::EventLost,
+                    match self.store.report(&event, || word.swap(old, EMPTY)) {
+                        Report::Sent => return self.note(Outcome::Completed),
+                        Report::Full => return self.note(Outcome::EventLost),
                         Report::Unclaimed => {}
                     }
                 }
             }
         }
-        Outcome::Contended
+        self.note(Outcome::Contended);
     }
 
-    /// Changes the track in `cell`; `how` returns `None` to end it.
+    /// Changes the track in `word`; `how` returns `None` to end it.
     #[inline(always)]
-    fn change(
-        &self,
-        cell: &S::Cell,
-        place: Place,
-        how: impl Fn(Track) -> Option<Track>,
-    ) -> Outcome {
+    fn change(&self, word: &S::Word, place: Place, how: impl Fn(Track) -> Option<Track>) {
         for _ in 0..ATTEMPTS {
-            let word = cell.load();
-            let Some(track) = self.read(place, word) else {
-                return Outcome::Ignored;
-            };
+            let old = word.load();
+            let Some(track) = self.read(place, old) else { return };
             let (new, outcome) = match how(track) {
                 Some(track) => (self.write(place, track), Outcome::Stray),
                 None => (EMPTY, Outcome::Forgotten),
             };
-            if cell.swap(word, new) {
-                return outcome;
+            if word.swap(old, new) {
+                return self.note(outcome);
             }
         }
-        Outcome::Contended
+        self.note(Outcome::Contended);
     }
 
     /// Gives a track that left the table of first steps a place among the tracks. If
     /// the map refuses, the first step goes back to where it was.
     #[inline(always)]
-    fn move_on(&self, from: &S::Cell, word: u64, track: Track) -> Outcome {
+    fn move_on(&self, from: &S::Word, old: u64, track: Track) {
         let new = track.pack();
         if self.store.tracks(&self.source).is_none() {
             match self.store.insert(&self.source, &[new, EMPTY, EMPTY, EMPTY]) {
-                Insert::Done => return Outcome::Advanced,
+                Insert::Done => return self.note(Outcome::Advanced),
                 Insert::Exists => {}
                 Insert::Failed => {
-                    from.swap(EMPTY, word);
-                    return Outcome::InsertFailed;
+                    from.swap(EMPTY, old);
+                    return self.note(Outcome::InsertFailed);
                 }
             }
         }
         let Some(tracks) = self.store.tracks(&self.source) else {
-            return Outcome::Contended;
+            return self.note(Outcome::Contended);
         };
         // In place of the same track, else of a dead one, else of the oldest.
         let age = |word| match self.read(Place::Later, word) {
@@ -389,13 +384,14 @@ impl<'a, S: Store> Detection<'a, S> {
             None => u64::MAX - 1,
             Some(old) => self.now.since(old.started),
         };
-        replace_oldest(tracks, age, new, Outcome::Advanced)
+        let done = replace_oldest(tracks, age, new);
+        self.note(if done { Outcome::Advanced } else { Outcome::Contended });
     }
 
     /// Notes a first step: in place of the same one, else in an empty slot, else of the
     /// oldest.
     #[inline(always)]
-    fn begin(&self, bucket: &[S::Cell; SLOTS]) -> Outcome {
+    fn begin(&self, bucket: &[S::Word; SLOTS]) {
         let new = FirstStep {
             fingerprint: self.fingerprint(),
             step: self.step,
@@ -411,33 +407,33 @@ impl<'a, S: Store> Detection<'a, S> {
                 FirstStep::age(word, self.now)
             }
         };
-        replace_oldest(bucket, age, new.pack(), Outcome::First)
+        let done = replace_oldest(bucket, age, new.pack());
+        self.note(if done { Outcome::First } else { Outcome::Contended });
     }
 }
 
-/// Writes `new` over the word of the greatest `age`.
+/// Writes `new` over the word of the greatest `age`; false if other CPUs kept changing
+/// it.
 #[inline(always)]
-fn replace_oldest<C: Cell, const N: usize>(
-    cells: &[C; N],
+fn replace_oldest<W: Word, const N: usize>(
+    words: &[W; N],
     age: impl Fn(u64) -> u64,
     new: u64,
-    done: Outcome,
-) -> Outcome {
+) -> bool {
     for _ in 0..ATTEMPTS {
-        let mut oldest = (0, cells[0].load());
-        let mut oldest_age = age(oldest.1);
-        for (index, cell) in cells.iter().enumerate().skip(1) {
-            let word = cell.load();
+        let (mut oldest, mut oldest_word) = (0, words[0].load());
+        let mut oldest_age = age(oldest_word);
+        for (index, word) in words.iter().enumerate().skip(1) {
+            let word = word.load();
             let age = age(word);
             if age > oldest_age {
-                oldest = (index, word);
-                oldest_age = age;
+                (oldest, oldest_word, oldest_age) = (index, word, age);
             }
         }
         // N is a power of two; the modulo shows the verifier that the index is in range.
-        if cells[oldest.0 % N].swap(oldest.1, new) {
-            return done;
+        if words[oldest % N].swap(oldest_word, new) {
+            return true;
         }
     }
-    Outcome::Contended
+    false
 }

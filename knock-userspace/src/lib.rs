@@ -7,10 +7,16 @@ pub mod agent;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "agent")]
+pub mod compile;
+#[cfg(feature = "agent")]
 pub mod config;
 #[cfg(feature = "agent")]
 pub mod firewall;
 #[cfg(feature = "agent")]
+pub mod interfaces;
+#[cfg(feature = "agent")]
 pub mod kernel;
 #[cfg(feature = "agent")]
 pub mod policy;
+#[cfg(feature = "agent")]
+pub mod scan;

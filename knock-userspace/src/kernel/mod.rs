@@ -1,1 +1,18 @@
-//! The only room that knows aya: loads the detector, attaches it, reads what it reports.
+//! The only room that knows aya: loads the detector, attaches it, reads what it
+//! reports.
+
+mod attach;
+mod counters;
+mod error;
+mod events;
+mod load;
+mod privileges;
+mod trace;
+
+pub use attach::{AttachedMode, program_name};
+pub use counters::Totals;
+pub use error::KernelError;
+pub use events::Events;
+pub use load::{Detector, Settings};
+pub use privileges::{Capability, missing_capabilities};
+pub use trace::Trace;

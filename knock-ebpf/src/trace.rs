@@ -1,0 +1,47 @@
+//! Messages for `--trace-kernel`. While the agent leaves the log level at 0, the
+//! verifier removes all of this as dead code.
+
+use aya_ebpf::Global;
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::info;
+use knock_common::detect::Outcome;
+use knock_common::sequence::{Protocol, Step};
+use knock_common::source::Source;
+
+#[unsafe(no_mangle)]
+static TRACE: Global<u32> = Global::new(0);
+
+/// One message; the source is an IPv6 address, mapped if it is IPv4. The logging macro
+/// takes nothing but a literal, so the text comes with its place holders.
+macro_rules! say {
+    ($context:expr, $source:expr, $step:expr, $format:literal) => {{
+        let protocol = match $step.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        info!($context, $format, $source.0, protocol, $step.port)
+    }};
+}
+
+/// Says what became of a candidate.
+#[inline(always)]
+pub(crate) fn outcome(context: &XdpContext, source: Source, step: Step, outcome: Outcome) {
+    if TRACE.load() == 0 {
+        return;
+    }
+    match outcome {
+        Outcome::Ignored => say!(context, source, step, "{:i} {}/{} ignored"),
+        Outcome::Unexpected => say!(context, source, step, "{:i} {}/{} unexpected"),
+        Outcome::Stray => say!(context, source, step, "{:i} {}/{} stray"),
+        Outcome::Forgotten => say!(context, source, step, "{:i} {}/{} forgotten"),
+        Outcome::Wrong => say!(context, source, step, "{:i} {}/{} wrong"),
+        Outcome::Late => say!(context, source, step, "{:i} {}/{} late"),
+        Outcome::Stayed => say!(context, source, step, "{:i} {}/{} stayed"),
+        Outcome::First => say!(context, source, step, "{:i} {}/{} first"),
+        Outcome::Advanced => say!(context, source, step, "{:i} {}/{} advanced"),
+        Outcome::Completed => say!(context, source, step, "{:i} {}/{} completed"),
+        Outcome::EventLost => say!(context, source, step, "{:i} {}/{} event_lost"),
+        Outcome::InsertFailed => say!(context, source, step, "{:i} {}/{} insert_failed"),
+        Outcome::Contended => say!(context, source, step, "{:i} {}/{} contended"),
+    }
+}

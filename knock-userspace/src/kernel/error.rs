@@ -1,0 +1,72 @@
+//! What can go wrong between the agent and the kernel's BPF side.
+
+use std::io;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+/// An error of the kernel room.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The object could not be loaded or its maps not created.
+    #[error("cannot create the detector's maps: {0}")]
+    Load(#[from] EbpfError),
+    /// The verifier or the kernel refused the program.
+    #[error("the kernel refused the detector: {0}; it needs Linux 5.15 or later")]
+    Program(#[source] ProgramError),
+    /// A map could not be read or written.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What aya said.
+        source: MapError,
+    },
+    /// The embedded object lacks something; a build error.
+    #[error("the embedded detector has no {0}; build again")]
+    Missing(&'static str),
+    /// No such interface.
+    #[error("there is no interface `{0}`; `ip link` lists those that are there")]
+    UnknownInterface(String),
+    /// Another XDP program is in the way.
+    #[error(
+        "interface `{interface}` already runs {}; see `bpftool net show dev {interface}`, \
+         detach that program (`ip link set dev {interface} xdp off` if it was set with `ip`), \
+         or leave the interface out",
+        occupant.as_deref().map_or("another XDP program".into(), |who| format!("the XDP program {who}"))
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// Name and id of the program, as far as known.
+        occupant: Option<String>,
+    },
+    /// The interface refused.
+    #[error("cannot attach to `{interface}` in {mode} mode: {source}{hint}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// The mode that was tried.
+        mode: super::AttachedMode,
+        /// What aya said.
+        source: ProgramError,
+        /// What to do, if that is known.
+        hint: &'static str,
+    },
+    /// A file descriptor could not be registered with the event loop, or a netlink
+    /// question had no answer.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl KernelError {
+    pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self {
+        move |source| Self::Map { map, source }
+    }
+}

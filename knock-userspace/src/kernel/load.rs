@@ -1,0 +1,147 @@
+//! Loading the detector and filling its maps.
+
+use aya::maps::{Array, HashMap, MapData, RingBuf};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use knock_common::sequence::{Edge, PORTS, Transition};
+
+use super::{AttachedMode, Events, KernelError, Totals, Trace, attach};
+use crate::compile::Compiled;
+use crate::policy::{Attach, Knocks};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/knock-ebpf"));
+
+/// What is fixed while the detector is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Decoys that a source with progress may hit.
+    pub strays: u8,
+    /// Sources past their first step that are remembered.
+    pub max_sources: u32,
+    /// What happens to packets that matched a step.
+    pub knocks: Knocks,
+    /// Whether the program says what it sees.
+    pub trace: bool,
+    /// Places first steps; must not be known outside.
+    pub hash_key: [u64; 2],
+}
+
+impl Settings {
+    /// Bytes of the ring buffer: 32,768 completed knocks of 40 bytes with their headers.
+    const RING_BYTES: u32 = 1 << 21;
+
+    /// Buckets of first steps: eight slots each, 16 times as many slots as sources,
+    /// so that at a flood of two million first steps a second an honest one stays for
+    /// more than a second at the default size.
+    const fn buckets(self) -> u32 {
+        self.max_sources.next_power_of_two().saturating_mul(2)
+    }
+}
+
+/// The loaded program with its maps and links. Dropping it detaches it everywhere.
+pub struct Detector {
+    ebpf: Ebpf,
+}
+
+impl Detector {
+    /// Loads the program and fills its maps. Nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses a map or the program; nothing is left behind then.
+    pub fn load(compiled: &Compiled, settings: Settings) -> Result<Self, KernelError> {
+        let edges = u32::try_from(compiled.edges.len()).unwrap_or(u32::MAX).max(1);
+        let ebpf = EbpfLoader::new()
+            .map_max_entries("TRIE", edges)
+            .map_max_entries("FIRST", settings.buckets())
+            .map_max_entries("PROGRESS", settings.max_sources)
+            .map_max_entries("EVENTS", Settings::RING_BYTES)
+            .override_global("STRAYS", &u32::from(settings.strays), true)
+            .override_global("LONGEST", &compiled.longest, true)
+            .override_global("BUCKETS", &settings.buckets(), true)
+            .override_global("HASH_KEY_0", &settings.hash_key[0], true)
+            .override_global("HASH_KEY_1", &settings.hash_key[1], true)
+            .override_global("DROP_KNOCKS", &u32::from(settings.knocks == Knocks::Drop), true)
+            .override_global("TRACE", &u32::from(settings.trace), true)
+            .load(OBJECT)?;
+        let mut detector = Self { ebpf };
+        detector.fill(compiled)?;
+        detector.program()?.load().map_err(KernelError::Program)?;
+        Ok(detector)
+    }
+
+    fn fill(&mut self, compiled: &Compiled) -> Result<(), KernelError> {
+        let trie = self.ebpf.map_mut("TRIE").ok_or(KernelError::Missing("TRIE"))?;
+        let mut trie: HashMap<&mut MapData, Edge, Transition> =
+            trie.try_into().map_err(KernelError::map("TRIE"))?;
+        for (edge, transition) in &compiled.edges {
+            trie.insert(edge, transition, 0).map_err(KernelError::map("TRIE"))?;
+        }
+        let classes = self.ebpf.map_mut("CLASSES").ok_or(KernelError::Missing("CLASSES"))?;
+        let mut classes: Array<&mut MapData, [u8; PORTS]> =
+            classes.try_into().map_err(KernelError::map("CLASSES"))?;
+        classes.set(0, *compiled.classes, 0).map_err(KernelError::map("CLASSES"))
+    }
+
+    fn program(&mut self) -> Result<&mut Xdp, KernelError> {
+        let program = self.ebpf.program_mut("knock").ok_or(KernelError::Missing("program"))?;
+        program.try_into().map_err(KernelError::Program)
+    }
+
+    /// Attaches the detector to an interface until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such interface, another XDP program is there, or the driver
+    /// refuses and `attach` allows no other mode.
+    pub fn attach(&mut self, interface: &str, attach: Attach) -> Result<AttachedMode, KernelError> {
+        attach::attach(self.program()?, interface, attach)
+    }
+
+    /// Takes the ring buffer of completed sequences.
+    ///
+    /// # Errors
+    ///
+    /// If it was taken before, or there is no event loop.
+    pub fn events(&mut self) -> Result<Events, KernelError> {
+        let map = self.ebpf.take_map("EVENTS").ok_or(KernelError::Missing("EVENTS"))?;
+        Events::new(RingBuf::try_from(map).map_err(KernelError::map("EVENTS"))?)
+    }
+
+    /// Starts forwarding the kernel's messages to the log.
+    ///
+    /// # Errors
+    ///
+    /// If the program was loaded without `trace`, or there is no event loop.
+    pub fn trace(&mut self) -> Result<Trace, KernelError> {
+        Trace::new(&mut self.ebpf)
+    }
+
+    /// How packets have ended so far, summed over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn totals(&self) -> Result<Totals, KernelError> {
+        Totals::read(&self.ebpf)
+    }
+
+    /// Runs the program on `frame` as `BPF_PROG_TEST_RUN` does, `repeat` times, and
+    /// returns its last verdict with the mean duration of a run.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the frame, which must have 14 bytes or more.
+    pub fn test_run(
+        &mut self,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<(u32, std::time::Duration), KernelError> {
+        use aya::programs::{TestRun as _, TestRunOptions};
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = repeat;
+        let result = self.program()?.test_run(options).map_err(KernelError::Program)?;
+        Ok((result.return_value, result.duration))
+    }
+}
