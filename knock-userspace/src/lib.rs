@@ -17,6 +17,12 @@ pub mod interfaces;
 #[cfg(feature = "agent")]
 pub mod kernel;
 #[cfg(feature = "agent")]
+pub mod logging;
+#[cfg(feature = "agent")]
 pub mod policy;
 #[cfg(feature = "agent")]
+pub mod ports;
+#[cfg(feature = "agent")]
 pub mod scan;
+#[cfg(feature = "agent")]
+pub mod sockets;

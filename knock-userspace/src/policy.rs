@@ -32,6 +32,24 @@ pub struct Policy {
     pub doors: Vec<Door>,
 }
 
+impl Default for Policy {
+    /// What a config that says nothing means.
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mode: Mode::default(),
+            connections: Connections::default(),
+            attach: Attach::default(),
+            knocks: Knocks::default(),
+            always_allow: Vec::new(),
+            strays: 2,
+            decoys: 25,
+            max_sources: 65_536,
+            doors: Vec::new(),
+        }
+    }
+}
+
 /// A named set of services, how one knocks for it, and how long it stays open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Door {

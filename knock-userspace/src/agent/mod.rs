@@ -1,1 +1,214 @@
 //! The event loop: completed knocks in, grants out.
+
+mod error;
+mod grants;
+mod start;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::StreamExt as _;
+use knock_common::event::Event;
+use tokio::task::JoinHandle;
+use tokio_util::time::DelayQueue;
+use tracing::{error, info, warn};
+
+pub use self::error::AgentError;
+use self::grants::{Earned, Grants};
+use self::start::{Started, start};
+use crate::firewall::{Firewall, FirewallError, TimedGrant};
+use crate::kernel::{Detector, Events, Trace};
+use crate::policy::{Grant, Policy};
+
+/// What the command line adds to a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Log what the kernel program sees.
+    pub trace_kernel: bool,
+    /// Remove the table and all grants when the agent stops.
+    pub clean: bool,
+}
+
+/// Most knocks that are taken from the ring buffer at once, so that signals are seen
+/// during a flood.
+const BATCH: usize = 16_384;
+
+/// Guards the doors of `policy` until `shutdown` is ready. `on_ready` is called once
+/// everything is in place.
+///
+/// # Errors
+///
+/// If start-up fails, in which case nothing is left behind, or the event loop breaks.
+pub async fn run(
+    policy: Policy,
+    options: Options,
+    on_ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
+    let Started { mut detector, firewall } = start(&policy, options.trace_kernel).await?;
+    let events = detector.events()?;
+    let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
+    info!(
+        interfaces = policy.interfaces.join(","),
+        mode = %policy.mode,
+        doors = policy.doors.len(),
+        "ready"
+    );
+    on_ready();
+    let mut agent = Agent {
+        policy,
+        grants: Grants::default(),
+        ends: DelayQueue::new(),
+        waiting: Vec::new(),
+        firewall: Some(firewall),
+        transaction: None,
+    };
+    let result = agent.serve(events, trace, shutdown).await;
+    agent.stop(&detector, options.clean).await;
+    result
+}
+
+/// A firewall transaction on its way. It gives the socket back when it is done.
+type Transaction = JoinHandle<(Firewall, Vec<Earned>, Result<(), FirewallError>)>;
+
+struct Agent {
+    policy: Policy,
+    grants: Grants,
+    /// When to say that a grant has ended.
+    ends: DelayQueue<Grant>,
+    /// Events that wait for the transaction before theirs.
+    waiting: Vec<Event>,
+    /// `None` while a transaction has it.
+    firewall: Option<Firewall>,
+    transaction: Option<Transaction>,
+}
+
+impl Agent {
+    async fn serve(
+        &mut self,
+        mut events: Events,
+        mut trace: Option<Trace>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), AgentError> {
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                result = events.read(&mut self.waiting, BATCH), if self.waiting.len() < BATCH => result?,
+                done = finished(&mut self.transaction) => self.conclude(done),
+                Some(ended) = self.ends.next() => self.close(ended.into_inner()),
+                result = traced(&mut trace) => { result?; }
+            }
+            self.begin();
+        }
+    }
+
+    /// Starts a transaction for everything that waits, if none is under way.
+    fn begin(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let Some(mut firewall) = self.firewall.take() else { return };
+        let now = Instant::now();
+        let mut earned = Vec::with_capacity(self.waiting.len());
+        for event in self.waiting.drain(..) {
+            let index = event.door as usize;
+            if let Some(door) = self.policy.doors.get(index) {
+                earned.extend(self.grants.earned(IpAddr::from(event.source), index, door, now));
+            }
+        }
+        self.transaction = Some(tokio::task::spawn_blocking(move || {
+            let timed: Vec<_> = earned
+                .iter()
+                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.duration_since(now) })
+                .collect();
+            let result = firewall.grant(&timed);
+            (firewall, earned, result)
+        }));
+    }
+
+    /// Notes and logs what a transaction has done.
+    fn conclude(
+        &mut self,
+        (firewall, earned, result): (Firewall, Vec<Earned>, Result<(), FirewallError>),
+    ) {
+        self.firewall = Some(firewall);
+        self.transaction = None;
+        if let Err(error) = result {
+            error!(lost = earned.len(), %error, "grants refused by the kernel; knock again");
+            return;
+        }
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        for one in earned {
+            self.grants.insert(one);
+            let left = one.until.saturating_duration_since(now);
+            self.ends.insert(one.grant, left);
+            info!(
+                door = self.policy.doors[one.door].name,
+                source = %one.grant.source,
+                service = %one.grant.service,
+                until = %humantime::format_rfc3339_seconds(wall + left),
+                extended = one.extended,
+                "opened"
+            );
+        }
+    }
+
+    /// Says that a grant has ended, unless it was extended meanwhile.
+    fn close(&mut self, grant: Grant) {
+        // The timer wheel works in milliseconds and may be early by less than one.
+        let now = Instant::now() + Duration::from_millis(1);
+        if let Some(door) = self.grants.expire(grant, now) {
+            info!(
+                door = self.policy.doors[door].name,
+                source = %grant.source,
+                service = %grant.service,
+                "closed"
+            );
+        }
+    }
+
+    async fn stop(mut self, detector: &Detector, clean: bool) {
+        if self.transaction.is_some() {
+            let done = finished(&mut self.transaction).await;
+            self.conclude(done);
+        }
+        match detector.totals() {
+            Ok(totals) => {
+                let counters: Vec<_> =
+                    totals.named().map(|(name, n)| format!("{name}={n}")).collect();
+                info!(packets = totals.packets(), counters = counters.join(" "), "counters");
+            }
+            Err(error) => warn!(%error, "counters could not be read"),
+        }
+        if clean
+            && let Some(firewall) = &mut self.firewall
+            && let Err(error) = firewall.remove()
+        {
+            error!(%error, "the table could not be removed");
+        }
+        info!(running_grants = self.grants.len(), clean, "stopped");
+    }
+}
+
+/// Waits for the transaction under way, for ever if there is none.
+async fn finished(
+    transaction: &mut Option<Transaction>,
+) -> (Firewall, Vec<Earned>, Result<(), FirewallError>) {
+    match transaction {
+        Some(handle) => match handle.await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Forwards kernel messages, for ever without doing anything if they are off.
+async fn traced(trace: &mut Option<Trace>) -> std::io::Result<std::convert::Infallible> {
+    match trace {
+        Some(trace) => trace.run().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,37 @@
+//! Why the agent cannot start or go on.
+
+use crate::compile::CompileError;
+use crate::firewall::FirewallError;
+use crate::interfaces::InterfaceError;
+use crate::kernel::KernelError;
+
+/// An error that ends the agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Not enough privilege.
+    #[error(
+        "missing {0}: start it as root, or give it these capabilities (setcap, systemd AmbientCapabilities)"
+    )]
+    Privilege(String),
+    /// No interface to watch.
+    #[error("no interface to watch: give `--interface NAME`, or `interfaces` in the config")]
+    NoInterface,
+    /// An interface is not as it should be.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// The doors cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The detector.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The firewall.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// procfs.
+    #[error("cannot read which ports this host uses: {0}")]
+    Sockets(#[from] procfs::ProcError),
+    /// The event loop.
+    #[error("cannot wait for events: {0}")]
+    Io(#[from] std::io::Error),
+}

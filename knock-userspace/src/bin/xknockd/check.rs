@@ -1,0 +1,51 @@
+//! `xknockd check`.
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
+use knock_common::sequence::{PortClass, Protocol};
+use knock_userspace::compile::{Served, compile};
+use knock_userspace::sockets;
+
+use crate::PolicyArgs;
+use crate::policy::load;
+
+pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
+    let (policy, _) = load(args)?;
+    // What listens here changes the decoys. A config may be checked on another host,
+    // or where procfs cannot be read, and its doors are the same there.
+    let served = sockets::served().unwrap_or_else(|_| Served::default());
+    let compiled = compile(&policy, &served, rand::random())?;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["DOOR", "OPENS", "SEQUENCE", "WITHIN", "OPEN FOR", "CUT"]);
+    for door in &policy.doors {
+        table.add_row([
+            door.name.clone(),
+            join(&door.opens),
+            join(&door.sequence),
+            humantime::format_duration(door.within).to_string(),
+            humantime::format_duration(door.open_for).to_string(),
+            if door.cut { "yes" } else { "no" }.into(),
+        ]);
+    }
+    let decoys = Protocol::ALL.map(|protocol| {
+        let is_decoy = |entry: &&u8| PortClass::of(**entry, protocol).has(PortClass::DECOY);
+        compiled.classes.iter().filter(is_decoy).count()
+    });
+    println!("{}", table.trim_fmt());
+    println!(
+        "\nmode {}, connections {}, interfaces {}\n{} doors, {} transitions, {} TCP and {} UDP decoys",
+        policy.mode,
+        policy.connections,
+        if policy.interfaces.is_empty() { "none yet".into() } else { policy.interfaces.join(", ") },
+        policy.doors.len(),
+        compiled.edges.len(),
+        decoys[0],
+        decoys[1],
+    );
+    Ok(())
+}
+
+fn join(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

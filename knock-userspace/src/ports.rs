@@ -1,0 +1,213 @@
+//! Every guarded and every listening port in one of the four states of the classic
+//! picture: open or closed at the firewall, with or without an application. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::firewall::Status;
+use crate::policy::{Grant, Mode, Service};
+
+/// One port as a source would find it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// Protocol and port, `tcp/22`.
+    pub service: String,
+    /// Whether the guard lets packets to it through.
+    pub firewall: Door,
+    /// Whether an application waits for them.
+    pub application: Application,
+    /// Why the guard does what it does.
+    pub reason: Reason,
+    /// The program that listens, as far as known.
+    pub program: Option<String>,
+    /// Grants that are running on it, for anyone.
+    pub grants: usize,
+}
+
+/// What the guard does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// Lets packets through.
+    Open,
+    /// Drops them.
+    Closed,
+}
+
+/// Whether something listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Application {
+    /// Something does.
+    Listening,
+    /// Nothing does in this network namespace; a published container port may still
+    /// lead somewhere.
+    None,
+}
+
+/// Why the guard does what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// No door has it.
+    Unguarded,
+    /// It is guarded, but the mode is `observe`.
+    Observed,
+    /// The source is always allowed.
+    Allowed,
+    /// The source has a grant.
+    Granted,
+    /// It is guarded, and the source has no grant.
+    Guarded,
+}
+
+/// Merges what the firewall holds with what listens. `from` is the source that asks; a
+/// stranger if there is none. Without a table nothing is guarded.
+pub fn ports(
+    status: Option<&Status>,
+    listening: &[(Service, Option<String>)],
+    from: Option<IpAddr>,
+) -> Vec<Port> {
+    let mut applications: BTreeMap<Service, Option<Option<String>>> = BTreeMap::new();
+    for service in status.iter().flat_map(|status| &status.guarded) {
+        applications.insert(*service, None);
+    }
+    for (service, program) in listening {
+        let known = applications.entry(*service).or_default().get_or_insert_default();
+        *known = known.take().or_else(|| program.clone());
+    }
+    applications
+        .into_iter()
+        .map(|(service, application)| {
+            let reason = status.map_or(Reason::Unguarded, |status| reason(status, service, from));
+            let grants = status.map_or(0, |status| {
+                status.grants.iter().filter(|timed| timed.grant.service == service).count()
+            });
+            Port {
+                service: service.to_string(),
+                firewall: match reason {
+                    Reason::Guarded => Door::Closed,
+                    _ => Door::Open,
+                },
+                application: match application {
+                    Some(_) => Application::Listening,
+                    None => Application::None,
+                },
+                reason,
+                program: application.flatten(),
+                grants,
+            }
+        })
+        .collect()
+}
+
+fn reason(status: &Status, service: Service, from: Option<IpAddr>) -> Reason {
+    if !status.guarded.contains(&service) {
+        return Reason::Unguarded;
+    }
+    if let Some(source) = from {
+        if status.always_allow.iter().any(|prefix| prefix.contains(&source)) {
+            return Reason::Allowed;
+        }
+        let grant = Grant { source, service };
+        if status.grants.iter().any(|timed| timed.grant == grant) {
+            return Reason::Granted;
+        }
+    }
+    match status.mode {
+        Mode::Observe => Reason::Observed,
+        Mode::Enforce => Reason::Guarded,
+    }
+}
+
+/// A table for people.
+pub fn table(ports: &[Port], from: Option<IpAddr>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["PORT", "FIREWALL", "APPLICATION", "WHY", "GRANTS"]);
+    for port in ports {
+        let application = match (port.application, &port.program) {
+            (Application::Listening, Some(program)) => format!("listening ({program})"),
+            (Application::Listening, None) => "listening".into(),
+            (Application::None, _) => "none".into(),
+        };
+        let (firewall, why) = match (port.firewall, port.reason) {
+            (Door::Closed, _) => ("closed", "guarded, no grant"),
+            (Door::Open, Reason::Observed) => ("open", "guarded, but only observing"),
+            (Door::Open, Reason::Granted) => ("open", "this source has a grant"),
+            (Door::Open, Reason::Allowed) => ("open", "this source is always allowed"),
+            (Door::Open, _) => ("open", "not guarded"),
+        };
+        table.add_row([&port.service, firewall, &application, why, &port.grants.to_string()]);
+    }
+    let who = from.map_or("a stranger".into(), |source| source.to_string());
+    format!("As {who} finds them, on the guarded interfaces:\n{}\n", table.trim_fmt())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use knock_common::sequence::Protocol;
+
+    use super::*;
+    use crate::firewall::TimedGrant;
+
+    const SSH: Service = Service::new(Protocol::Tcp, 22);
+    const WEB: Service = Service::new(Protocol::Tcp, 80);
+    const WIREGUARD: Service = Service::new(Protocol::Udp, 51820);
+
+    fn status(mode: Mode) -> Status {
+        let grant = Grant { source: "192.0.2.7".parse().unwrap(), service: SSH };
+        Status {
+            mode,
+            guarded: vec![SSH, WIREGUARD],
+            interfaces: vec!["eth0".into()],
+            always_allow: vec!["198.51.100.0/24".parse().unwrap()],
+            grants: vec![TimedGrant { grant, lasts: Duration::from_secs(9) }],
+            refused_packets: 0,
+            refused_bytes: 0,
+        }
+    }
+
+    fn find(ports: &[Port], service: Service) -> (Door, Application, Reason) {
+        let port = ports.iter().find(|port| port.service == service.to_string()).unwrap();
+        (port.firewall, port.application, port.reason)
+    }
+
+    #[test]
+    fn all_four_states_are_told_apart() {
+        let listening = [(SSH, Some("sshd".into())), (WEB, None)];
+        let seen = ports(Some(&status(Mode::Enforce)), &listening, None);
+        assert_eq!(find(&seen, SSH), (Door::Closed, Application::Listening, Reason::Guarded));
+        assert_eq!(find(&seen, WIREGUARD), (Door::Closed, Application::None, Reason::Guarded));
+        assert_eq!(find(&seen, WEB), (Door::Open, Application::Listening, Reason::Unguarded));
+        let client = "192.0.2.7".parse().ok();
+        let nothing_listens = ports(Some(&status(Mode::Enforce)), &[], client);
+        assert_eq!(find(&nothing_listens, SSH), (Door::Open, Application::None, Reason::Granted));
+    }
+
+    #[test]
+    fn each_source_finds_its_own_state() {
+        let of =
+            |from: &str| find(&ports(Some(&status(Mode::Enforce)), &[], from.parse().ok()), SSH).2;
+        assert_eq!(of("192.0.2.7"), Reason::Granted);
+        assert_eq!(of("192.0.2.8"), Reason::Guarded);
+        assert_eq!(of("198.51.100.1"), Reason::Allowed);
+    }
+
+    #[test]
+    fn observing_leaves_everything_open_and_says_so() {
+        let seen = ports(Some(&status(Mode::Observe)), &[], None);
+        assert_eq!(find(&seen, SSH), (Door::Open, Application::None, Reason::Observed));
+        assert!(table(&seen, None).contains("only observing"));
+    }
+
+    #[test]
+    fn without_a_table_nothing_is_guarded() {
+        let seen = ports(None, &[(SSH, None)], None);
+        assert_eq!(find(&seen, SSH), (Door::Open, Application::Listening, Reason::Unguarded));
+    }
+}

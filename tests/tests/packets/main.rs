@@ -1,0 +1,119 @@
+//! Packets through the real program with `BPF_PROG_TEST_RUN`: how they end, what the
+//! agent hears of them, and that the kernel parses as the host does.
+
+mod differential;
+mod frames;
+mod knocks;
+mod rows;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use knock_common::counters::Counter;
+use knock_common::event::Event;
+use knock_common::sequence::{Protocol, Step};
+use knock_userspace::compile::{Compiled, Served, compile};
+use knock_userspace::kernel::{Detector, Settings};
+use knock_userspace::policy::{Door, Knocks, Policy, Service};
+
+/// `XDP_DROP` and `XDP_PASS` of `linux/bpf.h`.
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+
+const A: Step = Step::new(Protocol::Tcp, 7000);
+const B: Step = Step::new(Protocol::Udp, 8000);
+const C: Step = Step::new(Protocol::Tcp, 9000);
+
+/// A loaded detector with one or more doors, attached to nothing.
+struct Bench {
+    detector: Detector,
+    compiled: Compiled,
+}
+
+impl Bench {
+    fn new(doors: &[&[Step]]) -> Self {
+        Self::with(doors, Knocks::Pass, Duration::from_secs(10))
+    }
+
+    fn with(doors: &[&[Step]], knocks: Knocks, within: Duration) -> Self {
+        let doors = doors.iter().enumerate().map(|(index, sequence)| Door {
+            name: format!("door{index}"),
+            opens: vec![Service::new(Protocol::Tcp, 22)],
+            sequence: sequence.to_vec(),
+            within,
+            open_for: Duration::from_secs(30),
+            cut: false,
+        });
+        let policy = Policy { doors: doors.collect(), knocks, ..Policy::default() };
+        let compiled = compile(&policy, &Served::default(), [7; 32]).expect("doors compile");
+        let settings = Settings {
+            strays: policy.strays,
+            max_sources: 1024,
+            knocks,
+            trace: false,
+            hash_key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+        };
+        let detector = Detector::load(&compiled, settings).expect("the kernel takes the program");
+        Self { detector, compiled }
+    }
+
+    /// Sends one frame; the verdict and how the packet ended.
+    fn send(&mut self, frame: &[u8]) -> (u32, Counter) {
+        let before = self.detector.totals().expect("counters");
+        let (verdict, _) = self.detector.test_run(frame, 1).expect("test run");
+        let after = self.detector.totals().expect("counters");
+        let mut ends = Counter::all().filter(|&end| after.get(end) > before.get(end));
+        let end = ends.next().expect("every packet is counted");
+        assert_eq!(ends.next(), None, "a packet is counted once");
+        assert_eq!(after.packets(), before.packets() + 1);
+        (verdict, end)
+    }
+
+    /// Sends the steps in order from `source` and returns the outcomes' names.
+    fn knock(&mut self, source: IpAddr, steps: &[Step]) -> Vec<&'static str> {
+        steps.iter().map(|&step| self.send(&frames::knock(source, step)).1.name()).collect()
+    }
+
+    /// Every event that waits now.
+    async fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut ring = self.detector.events().expect("ring buffer");
+        while let Ok(read) =
+            tokio::time::timeout(Duration::from_millis(1), ring.read(&mut events, 1 << 16)).await
+        {
+            read.expect("ring buffer can be polled");
+        }
+        events
+    }
+
+    /// A port of `protocol` that is nothing to the detector.
+    fn quiet(&self, protocol: Protocol) -> Step {
+        use knock_common::sequence::PortClass;
+        (1..=u16::MAX)
+            .map(|port| Step::new(protocol, port))
+            .find(|step| {
+                PortClass::of(self.compiled.classes[usize::from(step.port)], protocol).is_none()
+            })
+            .expect("three quarters of all ports are quiet")
+    }
+
+    /// A port of `protocol` that is a decoy.
+    fn decoy(&self, protocol: Protocol) -> Step {
+        use knock_common::sequence::PortClass;
+        (1..=u16::MAX)
+            .map(|port| Step::new(protocol, port))
+            .find(|step| {
+                let entry = self.compiled.classes[usize::from(step.port)];
+                PortClass::of(entry, protocol) == PortClass::DECOY
+            })
+            .expect("a quarter of all ports are decoys")
+    }
+}
+
+/// An address that no other test uses.
+fn stranger() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let [_, b, c, d] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    IpAddr::from([10, b, c, d])
+}
