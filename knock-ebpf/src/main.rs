@@ -25,11 +25,23 @@ use knock_common::sequence::PortClass;
 use crate::cursor::Frame;
 use crate::maps::Maps;
 
-/// Entry point. It never drops a packet unless the agent asked for it, and never lets
-/// one in that the firewall would not: it only watches.
+/// Entry point for frames in one or more buffers.
 #[xdp(frags)]
+fn knock_frags(context: XdpContext) -> u32 {
+    watch(&context)
+}
+
+/// Entry point for kernels before 5.18, where a program cannot ask for such frames.
+#[xdp]
 fn knock(context: XdpContext) -> u32 {
-    let frame = Frame::new(&context);
+    watch(&context)
+}
+
+/// It never drops a packet unless the agent asked for it, and never lets one in that
+/// the firewall would not: it only watches.
+#[inline(always)]
+fn watch(context: &XdpContext) -> u32 {
+    let frame = Frame::new(context);
     let candidate = match packet::parse(&frame) {
         Ok(candidate) => candidate,
         Err(refusal) => return pass(Counter::Refused(refusal)),
@@ -38,7 +50,7 @@ fn knock(context: XdpContext) -> u32 {
     if class.is_none() {
         return pass(Counter::NotAStep);
     }
-    detect(&context, &frame, candidate, class)
+    detect(context, &frame, candidate, class)
 }
 
 /// What is done for packets to a step or a decoy only.
@@ -63,6 +75,13 @@ fn detect(context: &XdpContext, frame: &Frame, candidate: Candidate, class: Port
 #[inline(always)]
 fn pass(counter: Counter) -> u32 {
     maps::count(counter);
+    XDP_PASS
+}
+
+/// A program that does nothing: what the benchmark compares the other one with. The
+/// agent never attaches it.
+#[xdp(frags)]
+fn empty(_: XdpContext) -> u32 {
     XDP_PASS
 }
 

@@ -12,8 +12,11 @@ pub enum KernelError {
     /// The object could not be loaded or its maps not created.
     #[error("cannot create the detector's maps: {0}")]
     Load(#[from] EbpfError),
+    /// The kernel is too old.
+    #[error("this kernel lacks {}; the detector needs Linux 5.15 or later", .0.join(", "))]
+    TooOld(Vec<String>),
     /// The verifier or the kernel refused the program.
-    #[error("the kernel refused the detector: {0}; it needs Linux 5.15 or later")]
+    #[error("the kernel refused the detector: {0}")]
     Program(#[source] ProgramError),
     /// A map could not be read or written.
     #[error("map {map}: {source}")]
@@ -66,6 +69,13 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Why the program or its maps could not be loaded: what the kernel lacks, if it
+    /// lacks something, else its own words.
+    pub(super) fn explained(self) -> Self {
+        let missing = super::features::missing();
+        if missing.is_empty() { self } else { Self::TooOld(missing) }
+    }
+
     pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self {
         move |source| Self::Map { map, source }
     }

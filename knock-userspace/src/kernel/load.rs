@@ -1,13 +1,20 @@
 //! Loading the detector and filling its maps.
 
+use std::time::Duration;
+
 use aya::maps::{Array, HashMap, MapData, RingBuf};
-use aya::programs::Xdp;
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use knock_common::sequence::{Edge, PORTS, Transition};
 
 use super::{AttachedMode, Events, KernelError, Totals, Trace, attach};
 use crate::compile::Compiled;
 use crate::policy::{Attach, Knocks};
+
+/// The program for frames in one or more buffers.
+const FRAGS: &str = "knock_frags";
+/// The program for frames in one buffer.
+const SINGLE_BUFFER: &str = "knock";
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/knock-ebpf"));
 
@@ -41,6 +48,8 @@ impl Settings {
 /// The loaded program with its maps and links. Dropping it detaches it everywhere.
 pub struct Detector {
     ebpf: Ebpf,
+    /// Which of the two programs is loaded.
+    program: &'static str,
 }
 
 impl Detector {
@@ -63,11 +72,24 @@ impl Detector {
             .override_global("HASH_KEY_1", &settings.hash_key[1], true)
             .override_global("DROP_KNOCKS", &u32::from(settings.knocks == Knocks::Drop), true)
             .override_global("TRACE", &u32::from(settings.trace), true)
-            .load(OBJECT)?;
-        let mut detector = Self { ebpf };
+            .load(OBJECT)
+            .map_err(|error| KernelError::from(error).explained())?;
+        let mut detector = Self { ebpf, program: FRAGS };
         detector.fill(compiled)?;
-        detector.program()?.load().map_err(KernelError::Program)?;
+        detector.load_program()?;
         Ok(detector)
+    }
+
+    /// Frames in several buffers need Linux 5.18 (f45d5b6ce2e8). Before that, drivers
+    /// refuse programs or large MTUs by themselves, and the same program without the
+    /// flag does.
+    fn load_program(&mut self) -> Result<(), KernelError> {
+        if self.program()?.load().is_ok() {
+            return Ok(());
+        }
+        self.program = SINGLE_BUFFER;
+        let loaded = self.program()?.load();
+        loaded.map_err(|error| KernelError::Program(error).explained())
     }
 
     fn fill(&mut self, compiled: &Compiled) -> Result<(), KernelError> {
@@ -84,7 +106,7 @@ impl Detector {
     }
 
     fn program(&mut self) -> Result<&mut Xdp, KernelError> {
-        let program = self.ebpf.program_mut("knock").ok_or(KernelError::Missing("program"))?;
+        let program = self.ebpf.program_mut(self.program).ok_or(KernelError::Missing("program"))?;
         program.try_into().map_err(KernelError::Program)
     }
 
@@ -132,16 +154,33 @@ impl Detector {
     /// # Errors
     ///
     /// If the kernel refuses the frame, which must have 14 bytes or more.
-    pub fn test_run(
+    pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<(u32, Duration), KernelError> {
+        test_run(self.program()?, frame, repeat)
+    }
+
+    /// The same with the program that does nothing, for comparison.
+    ///
+    /// # Errors
+    ///
+    /// As [`Detector::test_run`].
+    pub fn test_run_empty(
         &mut self,
         frame: &[u8],
         repeat: u32,
-    ) -> Result<(u32, std::time::Duration), KernelError> {
-        use aya::programs::{TestRun as _, TestRunOptions};
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.repeat = repeat;
-        let result = self.program()?.test_run(options).map_err(KernelError::Program)?;
-        Ok((result.return_value, result.duration))
+    ) -> Result<(u32, Duration), KernelError> {
+        let program = self.ebpf.program_mut("empty").ok_or(KernelError::Missing("program"))?;
+        let program: &mut Xdp = program.try_into().map_err(KernelError::Program)?;
+        if program.fd().is_err() {
+            program.load().map_err(KernelError::Program)?;
+        }
+        test_run(program, frame, repeat)
     }
+}
+
+fn test_run(program: &Xdp, frame: &[u8], repeat: u32) -> Result<(u32, Duration), KernelError> {
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.repeat = repeat;
+    let result = program.test_run(options).map_err(KernelError::Program)?;
+    Ok((result.return_value, result.duration))
 }

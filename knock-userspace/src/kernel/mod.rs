@@ -5,6 +5,7 @@ mod attach;
 mod counters;
 mod error;
 mod events;
+mod features;
 mod load;
 mod privileges;
 mod trace;
