@@ -234,7 +234,7 @@ impl<'a, S: Store> Detection<'a, S> {
         }
         // Nothing expected the packet.
         if class.has(PortClass::LATER) {
-            self.each_word(bucket, |cell, place| self.change(cell, place, |_| None));
+            self.each_word(bucket, |cell, place| self.end(cell, place));
             return match Outcome::greatest(self.notes.get()) {
                 None => Outcome::Unexpected,
                 Some(Outcome::Forgotten) => Outcome::Wrong,
@@ -343,6 +343,24 @@ impl<'a, S: Store> Detection<'a, S> {
         self.note(Outcome::Contended);
     }
 
+    /// Ends the track in `word`, unless it has come to expect this step since
+    /// [`Self::take`] looked: another CPU that handles the same packet, sent twice, may
+    /// have moved the track meanwhile.
+    #[inline(always)]
+    fn end(&self, word: &S::Word, place: Place) {
+        for _ in 0..ATTEMPTS {
+            let old = word.load();
+            let Some(track) = self.read(place, old) else { return };
+            if self.store.transition(&Edge::new(track.node, self.step)).is_some() {
+                return self.note(Outcome::Stayed);
+            }
+            if word.swap(old, EMPTY) {
+                return self.note(Outcome::Forgotten);
+            }
+        }
+        self.note(Outcome::Contended);
+    }
+
     /// Changes the track in `word`; `how` returns `None` to end it.
     #[inline(always)]
     fn change(&self, word: &S::Word, place: Place, how: impl Fn(Track) -> Option<Track>) {
@@ -361,22 +379,31 @@ impl<'a, S: Store> Detection<'a, S> {
     }
 
     /// Gives a track that left the table of first steps a place among the tracks. If
-    /// the map refuses, the first step goes back to where it was.
+    /// it finds none, the first step goes back to where it was, so that the next try
+    /// of this step works.
     #[inline(always)]
     fn move_on(&self, from: &S::Word, old: u64, track: Track) {
+        match self.place(track) {
+            Outcome::Advanced => self.note(Outcome::Advanced),
+            outcome => {
+                from.swap(EMPTY, old);
+                self.note(outcome);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn place(&self, track: Track) -> Outcome {
         let new = track.pack();
         if self.store.tracks(&self.source).is_none() {
             match self.store.insert(&self.source, &[new, EMPTY, EMPTY, EMPTY]) {
-                Insert::Done => return self.note(Outcome::Advanced),
+                Insert::Done => return Outcome::Advanced,
                 Insert::Exists => {}
-                Insert::Failed => {
-                    from.swap(EMPTY, old);
-                    return self.note(Outcome::InsertFailed);
-                }
+                Insert::Failed => return Outcome::InsertFailed,
             }
         }
         let Some(tracks) = self.store.tracks(&self.source) else {
-            return self.note(Outcome::Contended);
+            return Outcome::Contended;
         };
         // In place of the same track, else of a dead one, else of the oldest.
         let age = |word| match self.read(Place::Later, word) {
@@ -384,8 +411,7 @@ impl<'a, S: Store> Detection<'a, S> {
             None => u64::MAX - 1,
             Some(old) => self.now.since(old.started),
         };
-        let done = replace_oldest(tracks, age, new);
-        self.note(if done { Outcome::Advanced } else { Outcome::Contended });
+        if replace_oldest(tracks, age, new) { Outcome::Advanced } else { Outcome::Contended }
     }
 
     /// Notes a first step: in place of the same one, else in an empty slot, else of the

@@ -8,7 +8,7 @@
 
 #![no_std]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "simulate"))]
 extern crate std;
 
 pub mod counters;
@@ -18,4 +18,6 @@ pub mod first;
 pub mod packet;
 pub mod progress;
 pub mod sequence;
+#[cfg(any(test, feature = "simulate"))]
+pub mod simulate;
 pub mod source;

@@ -138,10 +138,11 @@ impl Track {
         }
     }
 
-    /// The track after one more stray, or `None` if that was one too many.
+    /// The track after one more stray, or `None` if that was one too many: more than
+    /// `limit`, or more than the word can count.
     #[inline(always)]
     pub const fn stray(self, limit: u8) -> Option<Self> {
-        if self.strays >= limit {
+        if self.strays >= limit || self.strays >= Self::MAX_STRAYS {
             return None;
         }
         Some(Self { strays: self.strays + 1, ..self })
@@ -193,6 +194,8 @@ mod tests {
         assert_eq!(twice.strays, 2);
         assert_eq!(twice.stray(2), None);
         assert_eq!(clean.stray(0), None);
+        let full = Track { strays: Track::MAX_STRAYS, ..clean };
+        assert_eq!(full.stray(u8::MAX), None, "the count must not wrap to a clean track");
     }
 
     proptest! {
