@@ -1,1 +1,120 @@
-//! Sends a sequence over plain sockets.
+//! Knocks over plain sockets, without root: a TCP step is a connection attempt, a UDP
+//! step an empty datagram.
+
+mod steps;
+mod target;
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use knock_common::sequence::{Protocol, Step};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+pub use steps::{StepError, parse_steps};
+pub use target::{Family, Target, TargetError};
+
+/// A sequence to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knock {
+    /// Who is knocked on.
+    pub target: Target,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// Time between two steps.
+    pub gap: Duration,
+}
+
+/// A step that could not be sent.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot send {step} to {target}: {source}")]
+pub struct SendError {
+    step: Step,
+    target: Target,
+    source: io::Error,
+}
+
+impl Knock {
+    /// Sends every step; `on_step` is called after each.
+    ///
+    /// # Errors
+    ///
+    /// At the first step that the system refuses to send.
+    pub fn send(&self, mut on_step: impl FnMut(Step)) -> Result<(), SendError> {
+        let failed = |step| {
+            let target = self.target;
+            move |source| SendError { step, target, source }
+        };
+        for (index, &step) in self.steps.iter().enumerate() {
+            // The socket is kept until the gap is over, so that its packet leaves even
+            // if a neighbour must be found first, and closed before it sends again.
+            let _socket = match step.protocol {
+                Protocol::Tcp => tcp(self.target.with_port(step.port)),
+                Protocol::Udp => udp(self.target.with_port(step.port)),
+            }
+            .map_err(failed(step))?;
+            on_step(step);
+            if index + 1 < self.steps.len() {
+                sleep(self.gap);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends a SYN and does not wait for what comes back.
+fn tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::from(address)) {
+        Ok(()) => Ok(socket),
+        // A closed port on this very host refuses at once.
+        Err(error) if is_under_way(&error) || error.kind() == io::ErrorKind::ConnectionRefused => {
+            Ok(socket)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a connection attempt goes on in the background (connect(2), EINPROGRESS).
+#[cfg(unix)]
+fn is_under_way(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINPROGRESS)
+}
+
+/// Whether a connection attempt goes on in the background (WSAEWOULDBLOCK).
+#[cfg(not(unix))]
+fn is_under_way(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Sends an empty datagram.
+fn udp(address: SocketAddr) -> io::Result<Socket> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0; 16], 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.send_to(&[], address)?;
+    Ok(socket.into())
+}
+
+/// Tries to connect to `address` until it answers; the time that took, or `None` after
+/// `limit`.
+pub fn wait_open(address: SocketAddr, limit: Duration) -> Option<Duration> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const LONGEST_TRY: Duration = Duration::from_secs(2);
+    let started = Instant::now();
+    let mut patience = Duration::from_millis(250);
+    loop {
+        let left = limit.checked_sub(started.elapsed()).filter(|left| !left.is_zero())?;
+        if TcpStream::connect_timeout(&address, patience.min(left)).is_ok() {
+            return Some(started.elapsed());
+        }
+        // The grant may come after a SYN was dropped, whose own repetition takes a
+        // second. A path with a longer round trip needs more patience with each try.
+        patience = (patience * 2).min(LONGEST_TRY);
+        sleep(PAUSE.min(left));
+    }
+}

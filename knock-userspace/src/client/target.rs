@@ -1,0 +1,125 @@
+//! Which address a name stands for, from here.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
+
+/// Which address family to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// The first that has a route.
+    #[default]
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// One address, with its scope if it is link-local. All steps and the connection that
+/// follows go there, because a grant is for the family that knocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target(SocketAddr);
+
+/// Why a name cannot be knocked on.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// It has no address.
+    #[error("cannot find the host `{name}`: {source}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// It has none of the wanted family.
+    #[error("the host `{name}` has no {family} address")]
+    WrongFamily {
+        /// The name.
+        name: String,
+        /// The family asked for.
+        family: &'static str,
+    },
+    /// None of its addresses can be reached.
+    #[error("no route to `{name}`: {source}")]
+    NoRoute {
+        /// The name.
+        name: String,
+        /// What the system said of the last address.
+        source: io::Error,
+    },
+}
+
+impl Target {
+    /// Resolves `name`, once, to the first address of `family` that has a route.
+    ///
+    /// # Errors
+    ///
+    /// See [`TargetError`].
+    pub fn resolve(name: &str, family: Family) -> Result<Self, TargetError> {
+        let unknown = |source| TargetError::Unknown { name: name.to_owned(), source };
+        // Any port will do: only the address counts.
+        let literal = name.trim_start_matches('[').trim_end_matches(']');
+        let addresses = (literal, 9).to_socket_addrs().map_err(unknown)?;
+        let mut last_error = None;
+        for address in addresses {
+            let wanted = match family {
+                Family::Any => true,
+                Family::V4 => address.is_ipv4(),
+                Family::V6 => address.is_ipv6(),
+            };
+            if !wanted {
+                continue;
+            }
+            match route(address) {
+                Ok(()) => return Ok(Self(address)),
+                Err(error) => last_error = Some(error),
+            }
+        }
+        let name = name.to_owned();
+        Err(match (last_error, family) {
+            (Some(source), _) => TargetError::NoRoute { name, source },
+            (None, Family::V4) => TargetError::WrongFamily { name, family: "IPv4" },
+            (None, _) => TargetError::WrongFamily { name, family: "IPv6" },
+        })
+    }
+
+    /// The address with this port.
+    pub fn with_port(self, port: u16) -> SocketAddr {
+        let mut address = self.0;
+        address.set_port(port);
+        address
+    }
+}
+
+/// Asks the system for a route; connecting a datagram socket sends nothing.
+fn route(address: SocketAddr) -> io::Result<()> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0; 16], 0).into(),
+    };
+    UdpSocket::bind(any)?.connect(address)
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.ip().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_of_both_families_resolve_to_themselves() {
+        assert_eq!(Target::resolve("127.0.0.1", Family::Any).unwrap().to_string(), "127.0.0.1");
+        assert_eq!(Target::resolve("[::1]", Family::V6).unwrap().to_string(), "::1");
+    }
+
+    #[test]
+    fn a_family_that_the_host_lacks_is_named() {
+        let error = Target::resolve("127.0.0.1", Family::V6).unwrap_err();
+        assert_eq!(error.to_string(), "the host `127.0.0.1` has no IPv6 address");
+    }
+}

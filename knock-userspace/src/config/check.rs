@@ -1,0 +1,253 @@
+//! From the file as written to a policy, collecting every mistake on the way.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use knock_common::sequence::Step;
+use serde_spanned::Spanned;
+
+use super::values::{self, Wrong};
+use super::{Mistake, raw};
+use crate::policy::{Attach, Connections, Door, Knocks, Mode, Policy, Service};
+
+const WITHIN: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_secs(300);
+const OPEN_FOR: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const STEPS: std::ops::RangeInclusive<usize> = 2..=32;
+
+/// What was wrong so far.
+#[derive(Default)]
+struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    /// Notes what is wrong with the value at `span`.
+    fn note<T>(&mut self, span: Range<usize>, result: Result<T, Wrong>) -> Option<T> {
+        result.map_err(|(what, help)| self.0.push(Mistake::new(span, what, help))).ok()
+    }
+
+    /// The value that `read` makes of what is written, or `default` if nothing is.
+    fn optional<W, T>(
+        &mut self,
+        written: Option<Spanned<W>>,
+        default: T,
+        read: impl FnOnce(W) -> Result<T, Wrong>,
+    ) -> T {
+        let Some(written) = written else { return default };
+        let span = written.span();
+        self.note(span, read(written.into_inner())).unwrap_or(default)
+    }
+}
+
+/// A door with the places of what may clash with other doors.
+struct Placed {
+    door: Door,
+    name: Range<usize>,
+    sequence: Range<usize>,
+    steps: Vec<Range<usize>>,
+}
+
+pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
+    let raw::Config {
+        interfaces,
+        mode,
+        connections,
+        attach,
+        knocks,
+        always_allow,
+        strays,
+        decoys,
+        max_sources,
+        doors,
+    } = raw;
+    let mut mistakes = Mistakes::default();
+    let default = Policy::default();
+    let modes = [("observe", Mode::Observe), ("enforce", Mode::Enforce)];
+    let connection_modes = [
+        ("auto", Connections::Auto),
+        ("stateless", Connections::Stateless),
+        ("conntrack", Connections::Conntrack),
+    ];
+    let attach_modes =
+        [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
+    let knock_modes = [("pass", Knocks::Pass), ("drop", Knocks::Drop)];
+    let placed: Vec<_> =
+        doors.into_iter().map(|raw| door(raw.into_inner(), &mut mistakes)).collect();
+    if placed.is_empty() {
+        let help = "add one:\n[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\
+                    sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]";
+        mistakes.0.push(Mistake::new(0..0, "there is no door", help));
+    }
+    let placed: Vec<_> = placed.into_iter().flatten().collect();
+    clashes(&placed, &mut mistakes);
+    let policy = Policy {
+        interfaces: list(interfaces, values::interface, &mut mistakes),
+        mode: mistakes.optional(mode, default.mode, |text| values::word(&text, &modes)),
+        connections: mistakes.optional(connections, default.connections, |text| {
+            values::word(&text, &connection_modes)
+        }),
+        attach: mistakes
+            .optional(attach, default.attach, |text| values::word(&text, &attach_modes)),
+        knocks: mistakes.optional(knocks, default.knocks, |text| values::word(&text, &knock_modes)),
+        always_allow: list(always_allow, values::prefix, &mut mistakes),
+        strays: mistakes.optional(strays, default.strays, |n| values::number(n, 0..=15)),
+        decoys: mistakes.optional(decoys, default.decoys, |n| values::number(n, 0..=100)),
+        max_sources: mistakes
+            .optional(max_sources, default.max_sources, |n| values::number(n, 1 << 10..=1 << 24)),
+        doors: placed.into_iter().map(|placed| placed.door).collect(),
+    };
+    if mistakes.0.is_empty() { Ok(policy) } else { Err(mistakes.0) }
+}
+
+fn list<T>(
+    written: Vec<raw::Text>,
+    read: impl Fn(&str) -> Result<T, Wrong>,
+    mistakes: &mut Mistakes,
+) -> Vec<T> {
+    let read_one = |text: raw::Text| mistakes.note(text.span(), read(text.get_ref()));
+    written.into_iter().filter_map(read_one).collect()
+}
+
+/// One door by itself; `None` if it cannot be told what was meant.
+fn door(raw: raw::Door, mistakes: &mut Mistakes) -> Option<Placed> {
+    let raw::Door { name, opens, sequence, within, open_for, cut } = raw;
+    let before = mistakes.0.len();
+    let name_at = name.span();
+    let name = mistakes.note(name_at.clone(), values::door_name(name.get_ref()));
+    let services = services(opens, mistakes);
+    let sequence_at = sequence.span();
+    let (steps, places) = steps(sequence, mistakes);
+    let within =
+        mistakes.optional(within, Duration::from_secs(10), |text| values::duration(&text, WITHIN));
+    let open_for = mistakes
+        .optional(open_for, Duration::from_secs(30), |text| values::duration(&text, OPEN_FOR));
+    if mistakes.0.len() > before {
+        return None;
+    }
+    Some(Placed {
+        door: Door {
+            name: name?,
+            opens: services,
+            sequence: steps,
+            within,
+            open_for,
+            cut: cut.unwrap_or(false),
+        },
+        name: name_at,
+        sequence: sequence_at,
+        steps: places,
+    })
+}
+
+fn services(opens: Spanned<Vec<raw::Text>>, mistakes: &mut Mistakes) -> Vec<Service> {
+    let span = opens.span();
+    let written = opens.into_inner();
+    if written.is_empty() {
+        let help = "name what it opens, as in `opens = [\"tcp/22\"]`";
+        mistakes.0.push(Mistake::new(span, "this door opens nothing", help));
+    }
+    let mut services = Vec::new();
+    for text in written {
+        let span = text.span();
+        let Some(step) = mistakes.note(span.clone(), values::step(text.get_ref())) else {
+            continue;
+        };
+        let service = Service::new(step.protocol, step.port);
+        if services.contains(&service) {
+            mistakes.0.push(Mistake::new(
+                span,
+                format!("{service} is here twice"),
+                "leave one out",
+            ));
+        }
+        services.push(service);
+    }
+    services
+}
+
+fn steps(
+    sequence: Spanned<Vec<raw::Text>>,
+    mistakes: &mut Mistakes,
+) -> (Vec<Step>, Vec<Range<usize>>) {
+    let span = sequence.span();
+    let written = sequence.into_inner();
+    if !STEPS.contains(&written.len()) {
+        let what = match written.len() {
+            0 => "a sequence without steps would open to everyone".into(),
+            1 => "any port scan would open a sequence of one step".into(),
+            n => format!("{n} steps are more than anyone can knock in time"),
+        };
+        let help =
+            format!("give {} to {} steps; three or more are better", STEPS.start(), STEPS.end());
+        mistakes.0.push(Mistake::new(span, what, help));
+    }
+    let mut steps: Vec<Step> = Vec::new();
+    let mut places = Vec::new();
+    for text in written {
+        let span = text.span();
+        let Some(step) = mistakes.note(span.clone(), values::step(text.get_ref())) else {
+            continue;
+        };
+        if steps.last() == Some(&step) {
+            let what = format!("{step} twice in a row cannot be told from a retransmission");
+            mistakes.0.push(Mistake::new(span.clone(), what, "put another step between the two"));
+        }
+        steps.push(step);
+        places.push(span);
+    }
+    (steps, places)
+}
+
+/// What is wrong between doors.
+fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
+    let mut names = HashMap::new();
+    let mut sequences = HashMap::new();
+    let mut guarded = HashMap::new();
+    for placed in doors {
+        if let Some(first) = names.insert(placed.door.name.as_str(), placed.name.clone()) {
+            let what = format!("there are two doors called `{}`", placed.door.name);
+            let mistake = Mistake::new(placed.name.clone(), what, "rename one of them");
+            mistakes.0.push(mistake.and(first, "the first"));
+        }
+        sequences.entry(placed.door.sequence.as_slice()).or_insert(placed);
+        for service in &placed.door.opens {
+            guarded.entry(Step::new(service.protocol, service.port)).or_insert(placed);
+        }
+    }
+    let mut reported = HashSet::new();
+    for placed in doors {
+        let sequence = placed.door.sequence.as_slice();
+        // Shorter beginnings first, then the whole: the same sequence elsewhere.
+        for length in 1..=sequence.len() {
+            let Some(other) = sequences.get(&sequence[..length]) else { continue };
+            if std::ptr::eq(*other, placed) {
+                continue;
+            }
+            let (what, help) = if length == sequence.len() {
+                (
+                    "has the same sequence as",
+                    "give it another one, or let one door open both services",
+                )
+            } else {
+                (
+                    "can never be completed: it begins with the whole sequence of",
+                    "change one of the first steps",
+                )
+            };
+            let what = format!("door `{}` {what} `{}`", placed.door.name, other.door.name);
+            let mistake = Mistake::new(placed.sequence.clone(), what, help);
+            mistakes.0.push(mistake.and(other.sequence.clone(), format!("`{}`", other.door.name)));
+            break;
+        }
+        for (step, span) in sequence.iter().zip(&placed.steps) {
+            if let Some(other) = guarded.get(step)
+                && reported.insert(span.clone())
+            {
+                let what = format!("{step} is a step, but door `{}` opens it", other.door.name);
+                let help = "knock on ports that nothing serves; choose another step";
+                mistakes.0.push(Mistake::new(span.clone(), what, help));
+            }
+        }
+    }
+}

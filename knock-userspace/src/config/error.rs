@@ -1,0 +1,138 @@
+//! Mistakes in a config, shown with the place where they are.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use miette::{Diagnostic, LabeledSpan, NamedSource, SourceSpan};
+
+/// Longest line that is shown, in bytes.
+const READABLE: usize = 1000;
+/// How many mistakes are shown at most.
+const MOST: usize = 20;
+
+/// Why a config was refused.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the config {file}: {source}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is larger than any sensible config.
+    #[error("the config {file} is larger than {limit_mib} MiB")]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// The limit.
+        limit_mib: u64,
+    },
+    /// It is not text.
+    #[error("the config {file} is not UTF-8 text: see byte {offset}")]
+    NotText {
+        /// The file.
+        file: String,
+        /// Where it stops being text.
+        offset: usize,
+    },
+    /// It is text, and says something wrong.
+    #[error("the config {file} has {}", count(*.total))]
+    Mistakes {
+        /// The file.
+        file: String,
+        /// How many there are.
+        total: usize,
+        /// The first of them.
+        #[related]
+        mistakes: Vec<Mistake>,
+    },
+}
+
+fn count(mistakes: usize) -> String {
+    match mistakes {
+        1 => "a mistake".to_owned(),
+        n if n > MOST => format!("{n} mistakes, of which these are the first {MOST}"),
+        n => format!("{n} mistakes"),
+    }
+}
+
+impl ConfigError {
+    pub(super) fn mistakes(name: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
+        let total = mistakes.len();
+        mistakes.sort_by_key(|mistake| mistake.span.offset());
+        mistakes.truncate(MOST);
+        let text = Arc::new(text.to_owned());
+        for mistake in &mut mistakes {
+            mistake.locate(name, &text);
+        }
+        Self::Mistakes { file: name.to_owned(), total, mistakes }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Mistake {
+    message: String,
+    help: String,
+    span: SourceSpan,
+    /// Another place that the mistake has to do with, and what is there.
+    other: Option<(SourceSpan, String)>,
+    text: Option<NamedSource<Arc<String>>>,
+}
+
+impl Mistake {
+    pub(super) fn new(
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self {
+            message: message.into(),
+            help: help.into(),
+            span: span.into(),
+            other: None,
+            text: None,
+        }
+    }
+
+    pub(super) fn and(mut self, span: Range<usize>, what: impl Into<String>) -> Self {
+        self.other = Some((span.into(), what.into()));
+        self
+    }
+
+    /// Gives the mistake the text to show; its place alone if that is on lines which
+    /// nobody could read.
+    fn locate(&mut self, name: &str, text: &Arc<String>) {
+        let start = self.span.offset().min(text.len());
+        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |length| start + length);
+        if line_end - line_start > READABLE {
+            let line = text[..start].matches('\n').count() + 1;
+            let column = text[line_start..start].chars().count() + 1;
+            self.message = format!("{name}:{line}:{column}: {}", self.message);
+            return;
+        }
+        self.text = Some(NamedSource::new(name, Arc::clone(text)));
+    }
+}
+
+impl Diagnostic for Mistake {
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        (!self.help.is_empty()).then(|| Box::new(&self.help) as _)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.text.as_ref().map(|text| text as _)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let here = LabeledSpan::new_primary_with_span(Some("here".into()), self.span);
+        let other = self.other.as_ref();
+        let other = other.map(|(span, what)| LabeledSpan::new_with_span(Some(what.clone()), *span));
+        Some(Box::new(std::iter::once(here).chain(other)))
+    }
+}

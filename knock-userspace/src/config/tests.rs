@@ -1,0 +1,188 @@
+use std::time::{Duration, Instant};
+
+use knock_common::sequence::{Protocol, Step};
+
+use super::{ConfigError, parse};
+use crate::policy::{Attach, Connections, Knocks, Mode, Service};
+
+const SSH: &str = r#"[[door]]
+name = "ssh"
+opens = ["tcp/22"]
+sequence = ["tcp/7000", "udp/8000", "tcp/9000"]
+"#;
+
+/// As a user reads it, without line breaks and drawing.
+fn shown(text: &str) -> String {
+    let error = parse("test.toml", text).expect_err("a mistake");
+    let shown = format!("{:?}", miette::Report::new(error));
+    let words = |c: char| c.is_whitespace() || "│·╭─╰╯▲┬×".contains(c);
+    shown.split(words).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_short_config_means_the_defaults() {
+    let policy = parse("test.toml", SSH).unwrap();
+    assert_eq!(policy.mode, Mode::Observe);
+    assert_eq!(policy.connections, Connections::Auto);
+    let door = &policy.doors[0];
+    assert_eq!(door.opens, [Service::new(Protocol::Tcp, 22)]);
+    assert_eq!(door.sequence[1], Step::new(Protocol::Udp, 8000));
+    assert_eq!((door.within, door.open_for), (Duration::from_secs(10), Duration::from_secs(30)));
+    assert!(!door.cut);
+}
+
+#[test]
+fn the_example_has_every_key_and_loads() {
+    let text = include_str!("../../xknockd.toml");
+    let policy = parse("xknockd.toml", text).unwrap();
+    assert_eq!(policy.attach, Attach::Auto);
+    assert_eq!(policy.knocks, Knocks::Pass);
+    assert_eq!(policy.mode, Mode::Observe, "an example that is copied harms nobody");
+    for key in [
+        "interfaces",
+        "mode",
+        "connections",
+        "attach",
+        "knocks",
+        "always_allow",
+        "strays",
+        "decoys",
+        "max_sources",
+        "name",
+        "opens",
+        "sequence",
+        "within",
+        "open_for",
+        "cut",
+    ] {
+        let set = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
+        assert!(set, "{key} is not in the example");
+    }
+}
+
+#[test]
+fn every_mistake_is_shown_with_its_place_and_what_would_be_right() {
+    let door = |from: &str, to: &str| SSH.replace(from, to);
+    let rows: Vec<(&str, String, &[&str])> = vec![
+        (
+            "a misspelt key",
+            format!("mod = \"observe\"\n{SSH}"),
+            &["test.toml:1:1", "unknown field `mod`", "did you mean `mode`?"],
+        ),
+        (
+            "a misspelt key of a door",
+            format!("{SSH}open_four = \"1m\"\n"),
+            &["test.toml:5:1", "did you mean `open_for`?"],
+        ),
+        ("no TOML at all", "[[door\n".into(), &["test.toml:1:"]),
+        (
+            "an unknown mode",
+            format!("mode = \"on\"\n{SSH}"),
+            &["test.toml:1:8", "`on`", "\"observe\" or \"enforce\""],
+        ),
+        ("port 0", door("tcp/7000", "tcp/0"), &["test.toml:4:13", "port 0", "1 to 65535"]),
+        (
+            "port 65536",
+            door("tcp/7000", "tcp/65536"),
+            &["test.toml:4:13", "`65536` is not a port", "1 to 65535"],
+        ),
+        ("a negative port", door("tcp/7000", "tcp/-1"), &["`-1` is not a port"]),
+        ("a port with a sign", door("tcp/7000", "tcp/+1"), &["`+1` is not a port"]),
+        ("an unknown protocol", door("tcp/7000", "sctp/7000"), &["`sctp` is neither tcp nor udp"]),
+        ("no protocol", door("tcp/7000", "7000"), &["not of the form protocol/port", "\"tcp/22\""]),
+        (
+            "no time",
+            format!("{SSH}open_for = \"0s\"\n"),
+            &["test.toml:5:12", "no time at all", "1s to 30days"],
+        ),
+        (
+            "a time that is none",
+            format!("{SSH}within = \"soon\"\n"),
+            &["test.toml:5:10", "no length of time"],
+        ),
+        ("an endless knock", format!("{SSH}within = \"1h\"\n"), &["out of range", "50ms to 5m"]),
+        (
+            "no steps",
+            door("\"tcp/7000\", \"udp/8000\", \"tcp/9000\"", ""),
+            &["test.toml:4:12", "would open to everyone"],
+        ),
+        ("one step", door(", \"udp/8000\", \"tcp/9000\"", ""), &["any port scan would open"]),
+        (
+            "a step twice in a row",
+            door("udp/8000", "tcp/7000"),
+            &["test.toml:4:25", "retransmission"],
+        ),
+        (
+            "a step that is guarded",
+            door("tcp/9000", "tcp/22"),
+            &["test.toml:4:37", "tcp/22 is a step, but door `ssh` opens it"],
+        ),
+        ("no service", door("\"tcp/22\"", ""), &["test.toml:3:9", "opens nothing"]),
+        (
+            "a service twice",
+            door("\"tcp/22\"", "\"tcp/22\", \"tcp/22\""),
+            &["tcp/22 is here twice"],
+        ),
+        (
+            "two doors of one name",
+            format!("{SSH}{}", door("7000", "7001")),
+            &["test.toml:6:8", "two doors called `ssh`", "the first"],
+        ),
+        ("one sequence twice", format!("{SSH}{}", door("\"ssh\"", "\"web\"")), &["same sequence"]),
+        (
+            "a sequence that begins another",
+            format!(
+                "{SSH}{}",
+                door("\"ssh\"", "\"web\"").replace("\"tcp/9000\"", "\"tcp/9000\", \"tcp/1\"")
+            ),
+            &["can never be completed", "`ssh`"],
+        ),
+        ("a name with blanks", door("\"ssh\"", "\"s s h\""), &["cannot be the name of a door"]),
+        ("no door", "mode = \"observe\"\n".into(), &["there is no door", "[[door]]"]),
+        (
+            "an interface with a slash",
+            format!("interfaces = [\"a/b\"]\n{SSH}"),
+            &["test.toml:1:15", "name of an interface"],
+        ),
+        ("host bits", format!("always_allow = [\"192.0.2.7/24\"]\n{SSH}"), &["192.0.2.0/24"]),
+        ("too many strays", format!("strays = 16\n{SSH}"), &["test.toml:1:10", "0 to 15"]),
+        (
+            "a number that is text",
+            format!("decoys = \"many\"\n{SSH}"),
+            &["test.toml:1:10", "invalid type"],
+        ),
+        ("no sequence", door("sequence", "#"), &["missing field `sequence`"]),
+    ];
+    for (what, text, expected) in rows {
+        let shown = shown(&text);
+        for part in expected {
+            assert!(shown.contains(part), "{what}: no {part:?} in: {shown}");
+        }
+    }
+}
+
+#[test]
+fn all_mistakes_are_shown_at_once() {
+    let text =
+        SSH.replace("tcp/7000", "tcp/0").replace("udp/8000", "udp/x").replace("tcp/22", "22");
+    let ConfigError::Mistakes { total, .. } = parse("test.toml", &text).unwrap_err() else {
+        panic!("mistakes");
+    };
+    assert_eq!(total, 3);
+}
+
+#[test]
+fn ten_thousand_doors_and_ten_megabytes_of_rubbish_are_read_quickly() {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for n in 0..10_000u32 {
+        let (a, b, c) = (1024 + n % 30_000, 1024 + n / 7, 40_000 + n % 20_000);
+        write!(text, "[[door]]\nname = \"d{n}\"\nopens = [\"tcp/22\"]\nsequence = [\"tcp/{a}\", \"udp/{b}\", \"tcp/{c}\"]\n").unwrap();
+    }
+    let started = Instant::now();
+    assert_eq!(parse("test.toml", &text).unwrap().doors.len(), 10_000);
+    let rubbish = "\u{1}]=[\"".repeat(2 << 20);
+    assert!(shown(&rubbish).len() < 2000);
+    // A quadratic check would take minutes.
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
