@@ -1,1 +1,16 @@
-//! The network lab.
+//! The network lab: hosts in throwaway network namespaces on one switch, the agent on
+//! one of them, and the clients that people use.
+//!
+//! Everything ends by itself: namespaces, processes and listeners live in values that
+//! take them along when they are dropped, in a panic too.
+
+pub mod agent;
+pub mod clients;
+pub mod lab;
+pub mod netns;
+pub mod process;
+pub mod raw;
+pub mod services;
+
+pub use agent::{Agent, Config};
+pub use lab::{Host, Lab};

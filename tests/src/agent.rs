@@ -1,0 +1,167 @@
+//! The agent under test.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::lab::Host;
+use crate::process::Process;
+
+/// The path of one of the project's programs, beside the test that runs.
+///
+/// # Panics
+///
+/// If it was not built.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let mut folders = test.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    let found = folders.find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!("{name} is not built: run `cargo build` with the same profile first")
+    })
+}
+
+/// A config in a folder of its own.
+#[derive(Debug)]
+pub struct Config {
+    folder: TempDir,
+}
+
+impl Config {
+    /// Writes it.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn new(text: &str) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        fs::write(folder.path().join("xknockd.toml"), text).expect("the config is written");
+        Self { folder }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("xknockd.toml")
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    _config: Config,
+}
+
+impl Agent {
+    /// Starts the agent on `host` with `config` and waits until it is ready.
+    pub fn start(host: &Host, config: &str) -> Self {
+        Self::start_with(host, config, &[])
+    }
+
+    /// The same with more arguments after `run`.
+    pub fn start_with(host: &Host, config: &str, arguments: &[&str]) -> Self {
+        let config = Config::new(config);
+        let mut command = xknockd(host);
+        command.arg("run").arg("--config").arg(config.path()).args(arguments);
+        let mut process = Process::start(&mut command);
+        process.await_line("ready", |line| message(line, "ready"));
+        Self { process, _config: config }
+    }
+
+    /// Waits for the log to say that `service` is open for `source`; the record.
+    pub fn await_opened(&mut self, source: IpAddr, service: &str) -> Value {
+        self.await_grant("opened", source, service)
+    }
+
+    /// Waits for the log to say that the grant has ended.
+    pub fn await_closed(&mut self, source: IpAddr, service: &str) -> Value {
+        self.await_grant("closed", source, service)
+    }
+
+    fn await_grant(&mut self, what: &str, source: IpAddr, service: &str) -> Value {
+        let source = source.to_string();
+        self.process.await_line(&format!("{what} {service} for {source}"), |line| {
+            message(line, what)
+                .filter(|record| record["source"] == source && record["service"] == service)
+        })
+    }
+
+    /// Waits for a record whose message contains `text`.
+    pub fn await_message(&mut self, text: &str) -> Value {
+        self.process.await_line(text, |line| {
+            let record: Value = serde_json::from_str(line).ok()?;
+            record["message"].as_str()?.contains(text).then_some(record)
+        })
+    }
+
+    /// Whether the log has said so far that anything opened for `source`.
+    pub fn has_opened_for(&mut self, source: IpAddr) -> bool {
+        let source = source.to_string();
+        let opened = |line: &String| message(line, "opened").is_some_and(|r| r["source"] == source);
+        self.process.seen().iter().any(opened)
+    }
+
+    /// Everything the agent has said.
+    pub fn log(&mut self) -> String {
+        self.process.seen().join("\n")
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Stops it as an init system does and returns its last counters.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end well.
+    pub fn stop(self) -> Counters {
+        self.process.signal(Signal::SIGTERM);
+        let (status, log) = self.process.wait();
+        assert!(status.success(), "{status}: {log:#?}");
+        let counters = log.iter().rev().find_map(|line| message(line, "counters"));
+        Counters(
+            counters.expect("counters at the end")["counters"].as_str().unwrap_or("").to_owned(),
+        )
+    }
+}
+
+/// Counters as the agent prints them when it stops.
+#[derive(Debug)]
+pub struct Counters(String);
+
+impl Counters {
+    /// One of them; 0 if nothing was counted.
+    pub fn get(&self, name: &str) -> u64 {
+        let pairs = self.0.split(' ').filter_map(|pair| pair.split_once('='));
+        let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
+        value.map_or(0, |value| value.parse().expect("a number"))
+    }
+}
+
+/// The agent's program, to be run on `host`.
+pub fn xknockd(host: &Host) -> Command {
+    let mut command = host.command(program("xknockd"));
+    command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").env("RUST_BACKTRACE", "0");
+    command
+}
+
+/// Runs the agent's program on `host` to its end.
+///
+/// # Panics
+///
+/// If it cannot be started.
+pub fn xknockd_output(host: &Host, arguments: &[&str]) -> Output {
+    xknockd(host).args(arguments).output().expect("xknockd runs")
+}
+
+fn message(line: &str, wanted: &str) -> Option<Value> {
+    let record: Value = serde_json::from_str(line).ok()?;
+    (record["message"] == wanted).then_some(record)
+}

@@ -1,0 +1,88 @@
+//! Hosts on one switch.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+
+use crate::netns::Netns;
+
+/// A server, a client and a stranger, who can see and spoof each other, joined by a
+/// switch in a namespace of its own.
+#[derive(Debug)]
+pub struct Lab {
+    /// Runs the agent.
+    pub server: Host,
+    /// Knows the sequence.
+    pub client: Host,
+    /// Does not.
+    pub stranger: Host,
+    /// Holds the bridge; dropped last.
+    _switch: Netns,
+}
+
+/// A host: a namespace with one interface `eth0`.
+#[derive(Debug)]
+pub struct Host {
+    netns: Netns,
+    /// Its IPv4 address.
+    pub v4: IpAddr,
+    /// Its IPv6 address.
+    pub v6: IpAddr,
+}
+
+impl Deref for Host {
+    type Target = Netns;
+
+    fn deref(&self) -> &Netns {
+        &self.netns
+    }
+}
+
+impl Lab {
+    /// Builds it; 10.77.0.0/24 and fd77::/64, the server has 1, the client 2, the
+    /// stranger 3.
+    pub fn new() -> Self {
+        let switch = Netns::new("switch");
+        switch.ip("link add br0 type bridge mcast_snooping 0 forward_delay 0");
+        switch.ip("link set br0 up");
+        let host = |role, number| Host::new(&switch, role, number);
+        Self {
+            server: host("server", 1),
+            client: host("client", 2),
+            stranger: host("stranger", 3),
+            _switch: switch,
+        }
+    }
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host {
+    fn new(switch: &Netns, role: &str, number: u8) -> Self {
+        let netns = Netns::new(role);
+        let port = format!("port{number}");
+        switch.ip(&format!("link add {port} type veth peer name eth0 netns {}", netns.name()));
+        switch.ip(&format!("link set {port} master br0 up"));
+        // Duplicate address detection would keep IPv6 silent for a second.
+        netns.sh("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad");
+        netns.ip(&format!("address add 10.77.0.{number}/24 dev eth0"));
+        netns.ip(&format!("address add fd77::{number}/64 dev eth0 nodad"));
+        netns.ip("link set eth0 up");
+        Self {
+            netns,
+            v4: [10, 77, 0, number].into(),
+            v6: [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into(),
+        }
+    }
+
+    /// The hardware address of `eth0`.
+    pub fn mac(&self) -> [u8; 6] {
+        let text = self.sh("cat /sys/class/net/eth0/address 2>/dev/null || ip -br link show eth0");
+        let word = text.split_whitespace().find(|word| word.matches(':').count() == 5);
+        let bytes = word.expect("an address").split(':').map(|byte| u8::from_str_radix(byte, 16));
+        bytes.collect::<Result<Vec<_>, _>>().expect("hex").try_into().expect("six bytes")
+    }
+}

@@ -1,0 +1,91 @@
+//! Frames as they are, put on the wire with a packet socket: tags, spoofed sources,
+//! fragments.
+
+use std::net::IpAddr;
+
+use etherparse::PacketBuilder;
+use knock_common::sequence::{Protocol, Step};
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, sendto, socket,
+};
+
+use crate::lab::Host;
+
+/// An Ethernet frame that knocks on `step`, claiming to come from `source`.
+///
+/// # Panics
+///
+/// If the two addresses are of different families.
+pub fn knock(to: &Host, source: IpAddr, step: Step) -> Vec<u8> {
+    const FROM_MAC: [u8; 6] = [2, 0x77, 0, 0, 0, 9];
+    const SOURCE_PORT: u16 = 40_000;
+    let ethernet = PacketBuilder::ethernet2(FROM_MAC, to.mac());
+    let ip = match (source, to.v4, to.v6) {
+        (IpAddr::V4(source), IpAddr::V4(to), _) => ethernet.ipv4(source.octets(), to.octets(), 64),
+        (IpAddr::V6(source), _, IpAddr::V6(to)) => ethernet.ipv6(source.octets(), to.octets(), 64),
+        _ => panic!("a host has one address of each family"),
+    };
+    let mut frame = Vec::new();
+    match step.protocol {
+        Protocol::Tcp => ip.tcp(SOURCE_PORT, step.port, 1, 1000).syn().write(&mut frame, &[]),
+        Protocol::Udp => ip.udp(SOURCE_PORT, step.port).write(&mut frame, &[]),
+    }
+    .expect("a frame in memory");
+    frame
+}
+
+/// `frame` with VLAN tags put in, outermost first.
+pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+    let mut tagged = frame[..12].to_vec();
+    for tag in tags {
+        tagged.extend(tag.to_be_bytes());
+        tagged.extend(5u16.to_be_bytes());
+    }
+    tagged.extend(&frame[12..]);
+    tagged
+}
+
+/// Puts frames on the wire at `from`, in order.
+///
+/// # Panics
+///
+/// If the kernel does not take one.
+pub fn send(from: &Host, frames: Vec<Vec<u8>>) {
+    from.run(move || send_here(&frames));
+}
+
+/// The same for the namespace of this thread.
+///
+/// # Panics
+///
+/// As [`send`].
+pub fn send_here(frames: &[Vec<u8>]) {
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+        .expect("a packet socket");
+    let index = nix::net::if_::if_nametoindex("eth0").expect("eth0");
+    let address = link_address(index);
+    for frame in frames {
+        let sent =
+            sendto(std::os::fd::AsRawFd::as_raw_fd(&socket), frame, &address, MsgFlags::empty());
+        assert_eq!(sent, Ok(frame.len()));
+    }
+}
+
+/// packet(7): only the interface counts for sending whole frames.
+fn link_address(index: u32) -> LinkAddr {
+    let mut address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).expect("a small number"),
+        sll_protocol: 0,
+        sll_ifindex: i32::try_from(index).expect("a small number"),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    let pointer = (&raw mut address).cast_const().cast::<libc::sockaddr>();
+    let length = u32::try_from(size_of::<libc::sockaddr_ll>()).expect("a small number");
+    // SAFETY: the pointer is to a whole `sockaddr_ll` that lives until the end of this
+    // function, and the length is its size.
+    unsafe { LinkAddr::from_raw(pointer, Some(length)) }.expect("a link address")
+}

@@ -1,0 +1,110 @@
+//! What becomes of running connections, in both ways to tell them.
+
+use knock_tests::clients::xknock_steps;
+use knock_tests::process::Process;
+use knock_tests::services::{Echo, connect, echoes, tcp_open};
+use knock_tests::{Agent, Lab};
+
+use crate::{SSH, STEPS, config};
+
+/// Opens, connects, lets the grant end; whether the connection still works.
+fn connection_outlives_its_grant(top: &str, door: &str) -> bool {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = Agent::start(&lab.server, &config(top, &format!("open_for = \"2s\"\n{door}")));
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    let mut connection = connect(&lab.client, lab.server.v4, 22).expect("the port is open");
+    assert!(echoes(&mut connection));
+    agent.await_closed(lab.client.v4, SSH);
+    assert!(!tcp_open(&lab.client, lab.server.v4, 22), "no new connection");
+    echoes(&mut connection)
+}
+
+#[test]
+fn a_stateless_connection_outlives_its_grant() {
+    assert!(connection_outlives_its_grant("connections = \"stateless\"", ""));
+}
+
+#[test]
+fn a_tracked_connection_outlives_its_grant() {
+    assert!(connection_outlives_its_grant("connections = \"conntrack\"", ""));
+}
+
+#[test]
+fn a_cut_ends_a_stateless_connection_with_its_grant() {
+    assert!(!connection_outlives_its_grant("connections = \"stateless\"", "cut = true"));
+}
+
+#[test]
+fn a_cut_ends_a_tracked_connection_with_its_grant() {
+    assert!(!connection_outlives_its_grant("connections = \"conntrack\"", "cut = true"));
+}
+
+/// How many connections the namespace tracks; 0 if it tracks none at all.
+fn tracked(lab: &Lab) -> u32 {
+    let count = lab.server.shell("cat /proc/sys/net/netfilter/nf_conntrack_count");
+    String::from_utf8_lossy(&count.stdout).trim().parse().unwrap_or(0)
+}
+
+#[test]
+fn conntrack_is_used_only_where_it_is_already_in_use() {
+    for in_use in [false, true] {
+        let lab = Lab::new();
+        let _ssh = Echo::start(&lab.server, 22);
+        if in_use {
+            for rule in [
+                "add table ip other",
+                "add chain ip other c '{ type filter hook input priority 0; }'",
+                "add rule ip other c ct state invalid drop",
+            ] {
+                lab.server.sh(&format!("nft {rule}"));
+            }
+        }
+        let mut agent = Agent::start(&lab.server, &config("connections = \"auto\"", ""));
+        xknock_steps(&lab.client, lab.server.v4, STEPS);
+        agent.await_opened(lab.client.v4, SSH);
+        let _connection = connect(&lab.client, lab.server.v4, 22).expect("open");
+        assert_eq!(tracked(&lab) > 0, in_use);
+        let rules = lab.server.sh("nft list table inet xknock");
+        assert_eq!(rules.contains("ct state"), in_use, "{rules}");
+    }
+}
+
+/// Whether the server answers a SYN that comes in fragments of 8 bytes, the first of
+/// which holds the ports but not the flags.
+fn fragmented_syn_is_answered(lab: &Lab) -> bool {
+    let filter = "host 10.77.0.3 and (src port 22 or icmp[icmptype] = icmp-echoreply)";
+    // Both streams in one, so that one reader sees "listening" and the packets.
+    let mut shell = lab.server.command("sh");
+    shell.args(["-c", &format!("exec tcpdump -lnni eth0 '{filter}' 1>&2")]);
+    let mut capture = Process::start(&mut shell);
+    capture.await_line("tcpdump", |line| line.contains("listening on").then_some(()));
+    let script = "from scapy.all import *; conf.verb = 0; \
+        syn = IP(src='10.77.0.3', dst='10.77.0.1', id=77) \
+        / TCP(sport=4444, dport=22, flags='S', options=[('MSS', 1460)]); \
+        [send(part) for part in fragment(syn, 8)]";
+    // Debian's own interpreter, for which its package of scapy is.
+    let mut python = lab.stranger.command("/usr/bin/python3");
+    let sent = python.args(["-c", script]).output().expect("python3 runs");
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    // Whatever the SYN brought about stands before the answer to this.
+    lab.stranger.sh("ping -c1 -W5 10.77.0.1");
+    let mut answered = false;
+    capture.await_line("an echo reply", |line| {
+        answered |= line.contains("Flags [S.]");
+        line.contains("echo reply").then_some(())
+    });
+    answered
+}
+
+#[test]
+fn tiny_fragments_do_not_slip_through() {
+    for (mode, passes) in [("observe", true), ("enforce", false)] {
+        let lab = Lab::new();
+        let _ssh = Echo::start(&lab.server, 22);
+        let text = config("connections = \"stateless\"", "").replace("enforce", mode);
+        let _agent = Agent::start(&lab.server, &text);
+        assert_eq!(fragmented_syn_is_answered(&lab), passes, "{mode}");
+    }
+}

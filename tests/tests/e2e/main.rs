@@ -1,0 +1,27 @@
+//! The whole of it, with real clients, in throwaway networks.
+
+mod clients;
+mod connections;
+mod grants;
+mod modes;
+mod scans;
+mod startup;
+mod stop;
+mod wire;
+
+/// One door: ssh on tcp/22, three steps, with whatever a test adds at the top or in
+/// the door.
+fn config(top: &str, door: &str) -> String {
+    format!(
+        "interfaces = [\"eth0\"]\nmode = \"enforce\"\n{top}\n\
+         [[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\
+         sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n{door}\n"
+    )
+}
+
+/// The steps of that door, as `xknock` takes them.
+const STEPS: &str = "tcp/7000,udp/8000,tcp/9000";
+/// The same as `knock` takes them.
+const CLASSIC: &str = "7000:tcp 8000:udp 9000:tcp";
+/// What it opens.
+const SSH: &str = "tcp/22";

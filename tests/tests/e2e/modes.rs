@@ -1,0 +1,116 @@
+//! Observing, always allowing, dropping knocks, telling what the kernel sees.
+
+use knock_tests::agent::xknockd_output;
+use knock_tests::clients::xknock_steps;
+use knock_tests::services::{Echo, tcp_open, tcp_refuses};
+use knock_tests::{Agent, Lab};
+use serde_json::Value;
+
+use crate::{SSH, STEPS, config};
+
+#[test]
+fn observing_drops_nothing_but_counts_and_logs() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let text = config("", "").replace("enforce", "observe");
+    let mut agent = Agent::start(&lab.server, &text);
+    assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    let table = lab.server.sh("nft list table inet xknock");
+    let counted = table.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
+    assert!(counted.is_some_and(|packets| packets != "0"), "{table}");
+    assert!(!table.contains("drop"), "{table}");
+}
+
+#[test]
+fn the_command_line_decides_over_the_mode() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let agent = Agent::start_with(&lab.server, &config("", ""), &["--observe"]);
+    assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
+    agent.stop();
+    let text = config("", "").replace("enforce", "observe");
+    let _agent = Agent::start_with(&lab.server, &text, &["--enforce"]);
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+}
+
+#[test]
+fn who_is_always_allowed_needs_no_grant() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let allow = "always_allow = [\"10.77.0.2/32\", \"fd77::2\"]";
+    let _agent = Agent::start(&lab.server, &config(allow, ""));
+    assert!(tcp_open(&lab.client, lab.server.v4, 22) && tcp_open(&lab.client, lab.server.v6, 22));
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+    assert!(!tcp_open(&lab.stranger, lab.server.v6, 22));
+}
+
+#[test]
+fn knock_ports_answer_as_any_closed_port_or_not_at_all() {
+    let lab = Lab::new();
+    let passing = Agent::start(&lab.server, &config("", ""));
+    assert!(tcp_refuses(&lab.client, lab.server.v4, 7000));
+    passing.stop();
+    let _dropping = Agent::start(&lab.server, &config("knocks = \"drop\"", ""));
+    assert!(!tcp_refuses(&lab.client, lab.server.v4, 7000));
+    assert!(tcp_refuses(&lab.client, lab.server.v4, 17));
+}
+
+#[test]
+fn the_kernel_tells_each_step_and_each_near_miss() {
+    let lab = Lab::new();
+    let mut agent = Agent::start_with(&lab.server, &config("", ""), &["--trace-kernel"]);
+    xknock_steps(
+        &lab.client,
+        lab.server.v4,
+        "tcp/7000,udp/8000,tcp/9000,tcp/7000,tcp/9000,tcp/7000,tcp/7001",
+    );
+    for outcome in [
+        "tcp/7000 first",
+        "udp/8000 advanced",
+        "tcp/9000 completed",
+        "tcp/9000 wrong",
+        "tcp/7001 stray",
+    ] {
+        let record = agent.await_message(outcome);
+        assert_eq!(record["target"], "kernel");
+        assert!(
+            record["message"].as_str().is_some_and(|text| text.contains("10.77.0.2")),
+            "{record}"
+        );
+    }
+}
+
+/// What `xknockd ports --json` says of one port.
+fn port(lab: &Lab, service: &str, arguments: &[&str]) -> (String, String, String) {
+    let output = xknockd_output(&lab.server, &[&["ports", "--json"], arguments].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let ports: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let port = ports.iter().find(|port| port["service"] == service);
+    let port = port.unwrap_or_else(|| panic!("no {service} in {ports:?}"));
+    let text = |key: &str| port[key].as_str().unwrap_or_default().to_owned();
+    (text("firewall"), text("application"), text("reason"))
+}
+
+#[test]
+fn ports_are_seen_in_all_four_states() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let _web = Echo::start(&lab.server, 80);
+    let text = config("", "").replace("[\"tcp/22\"]", "[\"tcp/22\", \"udp/5000\"]");
+    let mut agent = Agent::start(&lab.server, &text);
+    let state = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+    assert_eq!(port(&lab, SSH, &[]), state("closed", "listening", "guarded"));
+    assert_eq!(port(&lab, "udp/5000", &[]), state("closed", "none", "guarded"));
+    assert_eq!(port(&lab, "tcp/80", &[]), state("open", "listening", "unguarded"));
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, "udp/5000");
+    let from = ["--from", "10.77.0.2"];
+    assert_eq!(port(&lab, SSH, &from), state("open", "listening", "granted"));
+    assert_eq!(port(&lab, "udp/5000", &from), state("open", "none", "granted"));
+    assert_eq!(port(&lab, SSH, &["--from", "10.77.0.3"]), state("closed", "listening", "guarded"));
+    let table = xknockd_output(&lab.server, &["ports"]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("tcp/22") && table.contains("guarded, no grant"), "{table}");
+}

@@ -1,0 +1,165 @@
+//! Starting, and failing to start without leaving anything behind.
+
+use std::process::Output;
+
+use knock_tests::agent::{Agent, Config, xknockd, xknockd_output};
+use knock_tests::process::Process;
+use knock_tests::services::{Echo, tcp_open};
+use knock_tests::{Host, Lab};
+
+use crate::config;
+
+fn start(host: &Host, text: &str, arguments: &[&str]) -> (Output, String) {
+    let config = Config::new(text);
+    let mut command = xknockd(host);
+    let output = command.arg("run").arg("--config").arg(config.path()).args(arguments).output();
+    let output = output.expect("xknockd runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    (output, stderr)
+}
+
+/// Asserts that no table and no XDP program is left on `host`.
+fn assert_untouched(host: &Host) {
+    assert_eq!(host.sh("nft list tables"), "");
+    let links = host.ip("-d link show");
+    assert!(!links.contains("xdp"), "{links}");
+}
+
+#[test]
+fn an_unknown_interface_is_named_and_the_known_ones_are_listed() {
+    let lab = Lab::new();
+    let (_, said) = start(&lab.server, &config("", ""), &["--interface", "eth7"]);
+    assert!(said.contains("there is no interface `eth7`") && said.contains("eth0"), "{said}");
+    assert_untouched(&lab.server);
+}
+
+#[test]
+fn a_second_interface_that_fails_takes_the_first_one_back() {
+    let lab = Lab::new();
+    // A driver that cannot do XDP at all: native is refused once eth0 is attached.
+    lab.server.ip("link add br7 type bridge");
+    let native = config("attach = \"native\"", "");
+    let (_, said) = start(&lab.server, &native, &["--interface", "eth0", "--interface", "br7"]);
+    assert!(said.contains("cannot attach to `br7` in native mode"), "{said}");
+    assert_untouched(&lab.server);
+}
+
+#[test]
+fn where_the_driver_refuses_the_agent_falls_back_and_says_so() {
+    let lab = Lab::new();
+    lab.server.ip("link add br7 type bridge");
+    let mut agent = Agent::start_with(
+        &lab.server,
+        &config("", ""),
+        &["--interface", "eth0", "--interface", "br7"],
+    );
+    let log = agent.log();
+    let mode_of = |interface: &str| {
+        let line = log.lines().find(|line| line.contains("attached") && line.contains(interface));
+        line.map(|line| if line.contains("native") { "native" } else { "generic" })
+    };
+    assert_eq!((mode_of("eth0"), mode_of("br7")), (Some("native"), Some("generic")), "{log}");
+}
+
+#[test]
+fn a_foreign_xdp_program_is_named() {
+    let lab = Lab::new();
+    let first = Agent::start(&lab.server, &config("", ""));
+    let (_, said) = start(&lab.server, &config("", ""), &[]);
+    assert!(said.contains("`eth0` already runs the XDP program `knock_frags` (id "), "{said}");
+    assert!(said.contains("bpftool net show dev eth0"), "{said}");
+    first.stop();
+}
+
+#[test]
+fn without_privilege_the_missing_capabilities_are_named() {
+    let lab = Lab::new();
+    let config = Config::new(&config("", ""));
+    let mut command = lab.server.command("setpriv");
+    command.args(["--bounding-set", "-net_admin,-bpf,-sys_admin", "--inh-caps", "-all"]);
+    command
+        .arg(knock_tests::agent::program("xknockd"))
+        .arg("run")
+        .arg("--config")
+        .arg(config.path());
+    let output = command.output().expect("setpriv runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("missing CAP_BPF") && said.contains("CAP_NET_ADMIN"), "{said}");
+    assert!(!said.contains("CAP_PERFMON"), "{said}");
+    assert_untouched(&lab.server);
+}
+
+#[test]
+fn a_bad_config_changes_nothing_and_shows_where_it_is_bad() {
+    let lab = Lab::new();
+    for command in ["run", "check"] {
+        let config = Config::new(&config("", "open_for = \"0s\""));
+        let path = config.path().display().to_string();
+        let output = xknockd_output(&lab.server, &[command, "--config", &path]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("xknockd.toml:8:12"), "{said}");
+        assert_untouched(&lab.server);
+    }
+}
+
+#[test]
+fn a_door_that_a_scan_would_open_is_refused() {
+    let lab = Lab::new();
+    let text = config("", "").replace("udp/8000", "tcp/7001").replace("tcp/9000", "tcp/7002");
+    let (_, said) = start(&lab.server, &text, &[]);
+    assert!(said.contains("door `ssh`") && said.contains("ascending"), "{said}");
+    assert_untouched(&lab.server);
+}
+
+#[test]
+fn check_prints_the_doors_and_changes_nothing() {
+    let lab = Lab::new();
+    let config = Config::new(&config("", "open_for = \"5m\""));
+    let path = config.path().display().to_string();
+    let output = xknockd_output(&lab.server, &["check", "--config", &path]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success());
+    for part in ["ssh", "tcp/22", "tcp/7000, udp/8000, tcp/9000", "5m", "mode enforce", "1 doors"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    assert_untouched(&lab.server);
+}
+
+#[test]
+fn nothing_to_watch_is_an_error() {
+    let lab = Lab::new();
+    let output = xknockd_output(&lab.server, &["run"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--interface"), "{said}");
+    assert_untouched(&lab.server);
+}
+
+#[test]
+fn without_a_config_it_observes_and_prints_commands_that_open_the_door() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let printed = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = xknockd(&lab.server);
+    command.args(["run", "--interface", "eth0"]).stdout(printed.reopen().expect("the file"));
+    let mut agent = Process::start(&mut command);
+    agent.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
+    let help = || std::fs::read_to_string(printed.path()).expect("what was printed");
+    knock_tests::services::eventually("the commands", || help().contains("Observing"));
+    assert!(tcp_open(&lab.stranger, lab.server.v4, 22), "nobody is locked out");
+    for (program, host) in [("xknock", &lab.client), ("knock", &lab.stranger)] {
+        let line = help();
+        let line =
+            line.lines().map(str::trim).find(|line| line.starts_with(&format!("{program} ")));
+        let line = line.unwrap_or_else(|| panic!("no {program} command in {}", help()));
+        let path = knock_tests::agent::program("xknock");
+        let folder = path.parent().expect("a folder").display();
+        host.sh(&format!("PATH=$PATH:{folder}; {line}"));
+        let source = host.v4.to_string();
+        agent.await_line("opened", |line| {
+            (line.contains("opened") && line.contains(&source)).then_some(())
+        });
+    }
+}

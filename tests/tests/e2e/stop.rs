@@ -1,0 +1,61 @@
+//! Stopping.
+
+use knock_tests::clients::xknock_steps;
+use knock_tests::services::{Echo, tcp_open};
+use knock_tests::{Agent, Lab};
+use nix::sys::signal::Signal;
+
+use crate::{SSH, STEPS, config};
+
+#[test]
+fn stopping_leaves_the_ports_closed_and_grants_to_end_in_time() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"5m\""));
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    agent.stop();
+    let links = lab.server.ip("-d link show eth0");
+    assert!(!links.contains("xdp"), "{links}");
+    assert!(tcp_open(&lab.client, lab.server.v4, 22));
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+    let table = lab.server.sh("nft list table inet xknock");
+    assert!(table.contains("expires"), "{table}");
+}
+
+#[test]
+fn a_new_agent_keeps_running_grants() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut first = Agent::start(&lab.server, &config("", "open_for = \"5m\""));
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    first.await_opened(lab.client.v4, SSH);
+    first.stop();
+    let _second = Agent::start(&lab.server, &config("", ""));
+    assert!(tcp_open(&lab.client, lab.server.v4, 22));
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+}
+
+#[test]
+fn a_killed_agent_leaves_the_ports_closed() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let agent = Agent::start(&lab.server, &config("", ""));
+    agent.process().signal(Signal::SIGKILL);
+    drop(agent);
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+    let _next = Agent::start(&lab.server, &config("", ""));
+}
+
+#[test]
+fn clean_removes_every_trace() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = Agent::start_with(&lab.server, &config("", ""), &["--clean"]);
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    agent.process().signal(Signal::SIGINT);
+    agent.await_message("stopped");
+    assert_eq!(lab.server.sh("nft list tables"), "");
+    assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
+}
