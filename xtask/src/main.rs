@@ -1,3 +1,45 @@
-//! Developer commands.
+//! Developer commands: `cargo xtask setup|build|run|demo|test|ci`.
 
-fn main() {}
+mod build;
+mod command;
+mod demo;
+mod packages;
+mod run;
+mod setup;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, build, run, show and test xknock")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need, or only report it.
+    Setup(setup::Arguments),
+    /// Build the agent, the client and the XDP program.
+    Build(build::Arguments),
+    /// Build the agent and run it on an interface.
+    Run(run::Arguments),
+    /// Show a door open and close between throwaway network namespaces.
+    Demo,
+    /// Check everything: lints, then every test.
+    Test(test::Arguments),
+    /// What continuous integration runs: all of `test`, from a clean machine.
+    Ci,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Setup(arguments) => setup::setup(&arguments),
+        Task::Build(arguments) => build::build(&arguments),
+        Task::Run(arguments) => run::run(&arguments),
+        Task::Demo => demo::demo(),
+        Task::Test(arguments) => test::test(&arguments),
+        Task::Ci => test::test(&test::Arguments::default()),
+    }
+}

@@ -1,0 +1,89 @@
+//! Whether connection tracking is in use in this network namespace.
+//!
+//! Only reading: listing rules and files neither loads nor activates anything.
+
+use std::io::ErrorKind;
+
+use super::TABLE_NAME;
+use super::error::FirewallError;
+use super::message::Message;
+use super::socket::Socket;
+use super::uapi::*;
+use super::wire::{self, Attributes};
+
+/// `/proc/sys/net` shows the network namespace of the thread that opens it.
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+/// Tables of legacy iptables; `nat` tracks connections.
+const LEGACY: [&str; 2] =
+    ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
+/// Expressions of nftables that need connection tracking.
+const NATIVE: [&str; 7] = ["ct", "nat", "masq", "redir", "connlimit", "flow_offload", "synproxy"];
+/// Matches and targets of iptables (through nftables) that need it.
+const COMPAT: [&str; 16] = [
+    "conntrack",
+    "state",
+    "ctstate",
+    "connmark",
+    "connbytes",
+    "connlimit",
+    "connlabel",
+    "helper",
+    "CONNMARK",
+    "CONNSECMARK",
+    "CT",
+    "DNAT",
+    "SNAT",
+    "MASQUERADE",
+    "REDIRECT",
+    "NETMAP",
+];
+
+/// Connections are tracked, or a rule outside our own table asks for it.
+pub(super) fn in_use(socket: &mut Socket) -> Result<bool, FirewallError> {
+    if read(COUNT)?.is_some_and(|count| count.trim() != "0") {
+        return Ok(true);
+    }
+    for path in LEGACY {
+        if read(path)?.is_some_and(|tables| tables.lines().any(|table| table == "nat")) {
+            return Ok(true);
+        }
+    }
+    let question = Message::new(
+        libc::NFT_MSG_GETRULE,
+        libc::NLM_F_DUMP,
+        libc::NFPROTO_UNSPEC,
+        Attributes::new(),
+    );
+    // The family of a rule is not needed: our own table's name is ours in every family.
+    let rules = socket.ask("look for connection tracking", &question)?;
+    Ok(rules.iter().any(|rule| !is_ours(rule) && tracks(rule)))
+}
+
+fn is_ours(rule: &[u8]) -> bool {
+    wire::find(rule, NFTA_RULE_TABLE).and_then(wire::as_text) == Some(TABLE_NAME)
+}
+
+/// Whether a rule has an expression that needs connection tracking.
+fn tracks(rule: &[u8]) -> bool {
+    let expressions = wire::find(rule, NFTA_RULE_EXPRESSIONS).unwrap_or_default();
+    wire::attributes(expressions).any(|(_, expression)| {
+        let name = wire::find(expression, NFTA_EXPR_NAME).and_then(wire::as_text);
+        match name {
+            Some("match" | "target") => wire::find(expression, NFTA_EXPR_DATA)
+                .and_then(|data| wire::find(data, NFTA_COMPAT_NAME))
+                .and_then(wire::as_text)
+                .is_some_and(|name| COMPAT.contains(&name)),
+            Some(name) => NATIVE.contains(&name),
+            None => false,
+        }
+    })
+}
+
+/// The file, or nothing if it is not there: the module is not loaded.
+fn read(path: &'static str) -> Result<Option<String>, FirewallError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FirewallError::Proc { path, source }),
+    }
+}

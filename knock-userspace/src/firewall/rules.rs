@@ -1,0 +1,132 @@
+//! The two chains and their rules.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use knock_common::sequence::Protocol;
+use nftnl::expr::Verdict;
+use nftnl::{Batch, Chain, ChainType, Hook, MsgType, Policy, Rule, Table};
+
+use super::expressions::{self as expr, Expression, R0, R1};
+use super::ruleset::{Ruleset, Tracking};
+use super::{expressions, sets};
+use crate::policy::Mode;
+
+pub(super) const GUARD: &std::ffi::CStr = c"guard";
+pub(super) const CHECK: &std::ffi::CStr = c"check";
+pub(super) const REFUSED: &std::ffi::CStr = c"refused";
+
+/// After connection tracking (-200) and before destination NAT (-100), where ports are
+/// still those that the outside sees.
+const PRIORITY: i32 = -150;
+
+/// `NF_CT_STATE_BIT`: established and related.
+const RUNNING: u32 = 1 << 1 | 1 << 2;
+
+/// Offset of the TCP flags, and those that tell an opening SYN from the rest.
+const TCP_FLAGS: u32 = 13;
+const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN: u8 = 0x02;
+
+/// Adds the chains to the batch, empties them, and fills them.
+pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
+    let mut guard = Chain::new(GUARD, table);
+    guard.set_type(ChainType::Filter);
+    guard.set_hook(Hook::PreRouting, PRIORITY);
+    guard.set_policy(Policy::Accept);
+    let check = Chain::new(CHECK, table);
+    for chain in [&guard, &check] {
+        batch.add(chain, MsgType::Add);
+        // A rule without a handle stands for all rules of its chain.
+        batch.add(&Rule::new(chain), MsgType::Del);
+    }
+
+    let mut entry =
+        vec![expr::meta(libc::NFT_META_IIFNAME, R0), expr::is_in(sets::INTERFACES.name)];
+    entry.extend(expr::service(R0));
+    entry.push(expr::is_in(sets::GUARDED.name));
+    add(batch, &guard, entry, Some(Verdict::Jump { chain: CHECK.into() }));
+
+    for prefix in &ruleset.always_allow {
+        add(batch, &check, from(prefix), Some(Verdict::Accept));
+    }
+    if ruleset.tracking == Tracking::Conntrack {
+        add(batch, &check, running_by_conntrack(), Some(Verdict::Accept));
+    }
+    for set in [sets::OPEN4, sets::OPEN6] {
+        add(batch, &check, granted(&set), Some(Verdict::Accept));
+    }
+    if ruleset.tracking == Tracking::Stateless {
+        add(batch, &check, running_by_flags(), Some(Verdict::Accept));
+    }
+    let drop = (ruleset.mode == Mode::Enforce).then_some(Verdict::Drop);
+    add(batch, &check, vec![expr::count(REFUSED)], drop);
+}
+
+/// The source is within a prefix.
+///
+/// One masked comparison per prefix rather than an interval set: hosts list a handful,
+/// overlapping prefixes need no merging, and what was asked for can be read back as it was.
+fn from(prefix: &IpNet) -> Vec<Expression> {
+    let mut rule = Vec::from(expr::source(prefix.addr()));
+    rule.push(expr::mask(R0, &octets(prefix.netmask())));
+    rule.push(expr::equal(R0, &octets(prefix.network())));
+    rule
+}
+
+/// A packet of a running connection to a service whose connections outlive the grant.
+fn running_by_conntrack() -> Vec<Expression> {
+    let mut rule = Vec::from(expr::service(R0));
+    rule.push(expr::is_not_in(sets::CUT.name));
+    // Connection tracking keeps its state in host byte order.
+    rule.push(expr::ct_state(R0));
+    rule.push(expr::mask(R0, &RUNNING.to_ne_bytes()));
+    rule.push(expr::unequal(R0, &0u32.to_ne_bytes()));
+    rule
+}
+
+/// The same without connection tracking: TCP that is *seen* not to be an opening SYN. A
+/// first fragment too short to hold the flags does not match, and goes on to the drop.
+fn running_by_flags() -> Vec<Expression> {
+    let mut rule =
+        vec![expr::meta(libc::NFT_META_L4PROTO, R0), expr::equal(R0, &[Protocol::Tcp.number()])];
+    rule.extend(expr::service(R0));
+    rule.push(expr::is_not_in(sets::CUT.name));
+    rule.push(expr::payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS, 1, R0));
+    rule.push(expr::mask(R0, &[FIN_SYN_RST_ACK]));
+    rule.push(expr::unequal(R0, &[SYN]));
+    rule
+}
+
+/// The source has a grant for the service.
+fn granted(set: &sets::Set) -> Vec<Expression> {
+    let (like, after) = match set.family {
+        Some(sets::Family::V6) => (IpAddr::from([0; 16]), R0 + 4),
+        _ => (IpAddr::from([0; 4]), R1),
+    };
+    let mut rule = Vec::from(expr::source(like));
+    rule.extend(expr::service(after));
+    rule.push(expr::is_in(set.name));
+    rule
+}
+
+fn add(
+    batch: &mut Batch,
+    chain: &Chain<'_>,
+    expressions: Vec<expressions::Expression>,
+    verdict: Option<Verdict>,
+) {
+    let mut rule = Rule::new(chain);
+    expressions.iter().for_each(|expression| rule.add_expr(expression));
+    if let Some(verdict) = &verdict {
+        rule.add_expr(verdict);
+    }
+    batch.add(&rule, MsgType::Add);
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}

@@ -1,0 +1,20 @@
+//! `cargo xtask build`.
+
+use crate::{
+    command::{cargo, run},
+    setup::{self, Group},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Build with optimisations.
+    #[arg(long)]
+    release: bool,
+}
+
+pub(crate) fn build(arguments: &Arguments) -> anyhow::Result<()> {
+    setup::ensure(Group::Build, true)?;
+    let mut command = cargo(["build", "--package", "knock-userspace", "--bins"]);
+    command.args(arguments.release.then_some("--release"));
+    run(&mut command)
+}

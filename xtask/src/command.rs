@@ -1,0 +1,79 @@
+//! Running other programs, in the open: each is printed before it runs.
+
+use std::{
+    ffi::OsStr,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+
+/// The workspace's root. Every command runs there.
+pub(crate) fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target)
+}
+
+/// A cargo of the workspace's own toolchain.
+pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// A command that runs as root: through sudo where this process does not.
+pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
+    if nix::unistd::geteuid().is_root() {
+        Command::new(program)
+    } else {
+        let mut command = Command::new("sudo");
+        command.arg(program);
+        command
+    }
+}
+
+/// Prints a command, as it could be typed.
+pub(crate) fn print(command: &Command) {
+    let name = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = command.get_args().map(OsStr::to_string_lossy);
+    let line = words.fold(name.to_string_lossy().into_owned(), |line, word| line + " " + &word);
+    println!("$ {line}");
+}
+
+/// Prints and runs a command, which must succeed.
+///
+/// It gets no input: whatever would ask a question fails instead of waiting for ever.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    print(command);
+    let program = command.get_program().to_owned();
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("{} does not start", program.display()))?;
+    if !status.success() {
+        bail!("{} failed: {status}", program.display());
+    }
+    Ok(())
+}
+
+/// Prints a command and becomes it, so that signals reach it and its exit status is ours.
+pub(crate) fn exec(command: &mut Command) -> anyhow::Error {
+    print(command);
+    let program = command.get_program().to_owned();
+    anyhow::Error::new(command.exec()).context(format!("{} does not start", program.display()))
+}
+
+/// What a command writes to its standard output, whether or not it succeeds.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
+    let program = command.get_program().to_owned();
+    let output =
+        command.output().with_context(|| format!("{} does not start", program.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

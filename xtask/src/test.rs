@@ -1,0 +1,152 @@
+//! `cargo xtask test`: every check, then every test.
+
+mod report;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    command::{cargo, output, print, run},
+    setup::{self, Group},
+};
+use report::Totals;
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Arguments {
+    /// Run only the tests whose names contain one of these, and no other check.
+    filter: Vec<String>,
+}
+
+/// Everything on the host: the XDP program has a target of its own.
+const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
+
+pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
+    setup::ensure(Group::Test, true)?;
+    let mut stages = Stages::default();
+    let mut outcome = Ok(());
+    if arguments.filter.is_empty() {
+        outcome = stages.checks();
+    }
+    let mut totals = Totals::default();
+    if outcome.is_ok() {
+        outcome = stages.tests(&arguments.filter, &mut totals);
+    }
+    stages.print();
+    // Nothing may follow this line, except an error.
+    println!("{totals}");
+    outcome
+}
+
+/// The stages that ran, in order, with how each ended and how long it took.
+#[derive(Default)]
+struct Stages(Vec<(&'static str, bool, Duration)>);
+
+impl Stages {
+    fn stage(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let result = work();
+        self.0.push((name, result.is_ok(), start.elapsed()));
+        result.with_context(|| format!("stage \"{name}\" failed"))
+    }
+
+    fn command(&mut self, name: &'static str, command: &mut Command) -> anyhow::Result<()> {
+        self.stage(name, || run(command))
+    }
+
+    fn checks(&mut self) -> anyhow::Result<()> {
+        self.command("format", &mut cargo(["fmt", "--all", "--check"]))?;
+        let deny_warnings = ["--", "--deny", "warnings"];
+        let mut host = cargo(["clippy"]);
+        self.command("clippy, host", host.args(HOST).arg("--all-targets").args(deny_warnings))?;
+        self.stage("clippy, XDP program", clippy_for_bpf)?;
+        let mut doc = cargo(["doc", "--no-deps"]);
+        self.command("rustdoc", doc.args(HOST).env("RUSTDOCFLAGS", "--deny warnings"))?;
+        // Not advisories: their database is downloaded, so a test run would depend on the day
+        // and on the network. `cargo deny check advisories` looks at them.
+        let deny = ["deny", "check", "licenses", "bans", "sources"];
+        self.command("cargo-deny", &mut cargo(deny))?;
+        self.command("unused dependencies", &mut cargo(["machete"]))?;
+        let client = ["check", "--package", "knock-userspace", "--no-default-features"];
+        let mut client = cargo(client);
+        self.command("client alone", client.args(["--features", "client", "--bin", "xknock"]))
+    }
+
+    fn tests(&mut self, filter: &[String], totals: &mut Totals) -> anyhow::Result<()> {
+        let mut build = cargo(["test", "--no-run"]);
+        self.command("build tests", build.args(HOST))?;
+        let mut tests = cargo(["test", "--no-fail-fast"]);
+        tests.args(HOST).arg("--").args(filter);
+        if !nix::unistd::geteuid().is_root() {
+            tests.env(runner_variable()?, "sudo -E");
+        }
+        self.stage("tests", || run_tests(&mut tests, totals))
+    }
+
+    fn print(&self) {
+        println!("\n{:<22} {:<7} {:>8}", "stage", "result", "seconds");
+        for (name, passed, took) in &self.0 {
+            let result = if *passed { "ok" } else { "FAILED" };
+            println!("{name:<22} {result:<7} {:>8.1}", took.as_secs_f64());
+        }
+    }
+}
+
+fn clippy_for_bpf() -> anyhow::Result<()> {
+    let toolchain = xknock_toolchain::find()?;
+    let mut command = toolchain.command("cargo");
+    command.current_dir(crate::command::root());
+    command.args(["clippy", "--release", "--package", "knock-ebpf"]);
+    command.args(["--target", xknock_toolchain::TARGET]);
+    if toolchain.compiler.core == xknock_toolchain::Core::FromSource {
+        command.args(["-Z", "build-std=core"]);
+    }
+    // Another compiler's files; kept apart so that neither makes the other start over.
+    command.arg("--target-dir").arg(crate::command::target_directory().join("bpf-clippy"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", bpf_target_arch());
+    run(command.args(["--", "--deny", "warnings"]))
+}
+
+/// The architecture whose kernel the program is for, as aya-build tells aya-ebpf.
+fn bpf_target_arch() -> String {
+    format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH)
+}
+
+/// The variable that names what cargo runs test programs through on this host.
+fn runner_variable() -> anyhow::Result<String> {
+    let verbose = output(Command::new("rustc").arg("-vV"))?;
+    let host = verbose.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("rustc -vV names no host")?;
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace(['-', '.'], "_")))
+}
+
+/// Runs cargo test, hands its output on, and adds up its result lines.
+fn run_tests(command: &mut Command, totals: &mut Totals) -> anyhow::Result<()> {
+    print(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo test does not start")?;
+    let stdout = child.stdout.take().context("cargo test has no output")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("the output of cargo test cannot be read")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        totals.add(&line);
+    }
+    let status = child.wait().context("cargo test cannot be waited for")?;
+    if !status.success() {
+        bail!("cargo test failed: {status}");
+    }
+    Ok(())
+}
