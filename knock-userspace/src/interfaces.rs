@@ -34,7 +34,14 @@ pub enum InterfaceError {
     Socket(#[from] std::io::Error),
     /// The kernel did not answer.
     #[error("cannot list interfaces: {0}")]
-    Netlink(#[from] rtnetlink::Error),
+    Netlink(#[source] Box<rtnetlink::Error>),
+}
+
+impl From<rtnetlink::Error> for InterfaceError {
+    fn from(error: rtnetlink::Error) -> Self {
+        // It holds a whole netlink message.
+        Self::Netlink(Box::new(error))
+    }
 }
 
 /// Looks at the interfaces called `names`, in that order.

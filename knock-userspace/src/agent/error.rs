@@ -24,7 +24,7 @@ pub enum AgentError {
     Compile(#[from] CompileError),
     /// The detector.
     #[error(transparent)]
-    Kernel(#[from] KernelError),
+    Kernel(Box<KernelError>),
     /// The firewall.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
@@ -34,4 +34,11 @@ pub enum AgentError {
     /// The event loop.
     #[error("cannot wait for events: {0}")]
     Io(#[from] std::io::Error),
+}
+
+impl From<KernelError> for AgentError {
+    fn from(error: KernelError) -> Self {
+        // It may hold what the verifier said.
+        Self::Kernel(Box::new(error))
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 
+use bytes::{BufMut as _, Bytes, BytesMut};
 use nftnl::{MsgType, NlMsg};
 
 use super::wire::Attributes;
@@ -15,7 +16,7 @@ pub(super) struct Message {
     kind: i32,
     flags: i32,
     family: u8,
-    attributes: Vec<u8>,
+    attributes: Bytes,
 }
 
 impl Message {
@@ -26,18 +27,18 @@ impl Message {
     }
 
     /// The message as it goes over the wire.
-    pub(super) fn encode(&self, sequence: u32) -> Vec<u8> {
+    pub(super) fn encode(&self, sequence: u32) -> BytesMut {
         let length = HEADERS + self.attributes.len();
         let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | self.kind) as u16;
         let flags = (self.flags | libc::NLM_F_REQUEST) as u16;
-        let mut bytes = Vec::with_capacity(length);
-        bytes.extend_from_slice(&(length as u32).to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&flags.to_ne_bytes());
-        bytes.extend_from_slice(&sequence.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&[self.family, libc::NFNETLINK_V0 as u8, 0, 0]);
-        bytes.extend_from_slice(&self.attributes);
+        let mut bytes = BytesMut::with_capacity(length);
+        bytes.put_u32_ne(length as u32);
+        bytes.put_u16_ne(kind);
+        bytes.put_u16_ne(flags);
+        bytes.put_u32_ne(sequence);
+        bytes.put_u32_ne(0);
+        bytes.put_slice(&[self.family, libc::NFNETLINK_V0 as u8, 0, 0]);
+        bytes.put_slice(&self.attributes);
         bytes
     }
 }

@@ -9,7 +9,7 @@ use nftnl::{Batch, Chain, ChainType, Hook, MsgType, Policy, Rule, Table};
 
 use super::expressions::{self as expr, Expression, R0, R1};
 use super::ruleset::{Ruleset, Tracking};
-use super::{expressions, sets};
+use super::sets;
 use crate::policy::Mode;
 
 pub(super) const GUARD: &std::ffi::CStr = c"guard";
@@ -113,7 +113,7 @@ fn granted(set: &sets::Set) -> Vec<Expression> {
 fn add(
     batch: &mut Batch,
     chain: &Chain<'_>,
-    expressions: Vec<expressions::Expression>,
+    expressions: Vec<Expression>,
     verdict: Option<Verdict>,
 ) {
     let mut rule = Rule::new(chain);

@@ -146,7 +146,7 @@ impl Socket {
                         };
                     }
                     _ => {
-                        found.extend(answer.body.get(HEADERS - NLMSG_HEADER..).map(<[u8]>::to_vec))
+                        found.extend(answer.body.get(HEADERS - NLMSG_HEADER..).map(<[u8]>::to_vec));
                     }
                 }
             }

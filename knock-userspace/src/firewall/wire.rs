@@ -3,6 +3,8 @@
 //! Layout: `struct nlattr`, `linux/netlink.h`. Numbers inside nftables attributes are
 //! in network byte order.
 
+use bytes::{BufMut as _, Bytes, BytesMut};
+
 /// The two top bits of an attribute type are flags (`NLA_F_NESTED`, `NLA_F_NET_BYTEORDER`).
 const TYPE_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
@@ -10,7 +12,7 @@ const HEADER: usize = 4;
 
 /// Attributes being written, in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attributes(Vec<u8>);
+pub(super) struct Attributes(BytesMut);
 
 impl Attributes {
     pub(super) fn new() -> Self {
@@ -43,16 +45,16 @@ impl Attributes {
         self.push(kind | NESTED, &inner.0);
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.0
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.0.freeze()
     }
 
     fn push(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(HEADER + value.len()).expect("callers keep attributes short");
-        self.0.extend_from_slice(&length.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.0.put_u16_ne(length);
+        self.0.put_u16_ne(kind);
+        self.0.put_slice(value);
+        self.0.put_bytes(0, self.0.len().next_multiple_of(4) - self.0.len());
     }
 }
 
