@@ -1,5 +1,6 @@
-//! Developer commands: `cargo xtask setup|build|run|demo|test|ci`.
+//! Developer commands: `cargo xtask setup|build|run|demo|test|bench|ci`.
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -29,6 +30,8 @@ enum Task {
     Demo,
     /// Check everything: lints, then every test.
     Test(test::Arguments),
+    /// Measure what a packet costs and how long a door takes to open.
+    Bench,
     /// What continuous integration runs: all of `test`, from a clean machine.
     Ci,
 }
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Task::Run(arguments) => run::run(&arguments),
         Task::Demo => demo::demo(),
         Task::Test(arguments) => test::test(&arguments),
+        Task::Bench => bench::bench(),
         Task::Ci => test::test(&test::Arguments::default()),
     }
 }
