@@ -293,7 +293,7 @@ fn what_the_host_uses_is_never_a_decoy() {
     let sequence = vec![Step::new(Protocol::Tcp, 7000), Step::new(Protocol::Udp, 9000)];
     let listening = Step::new(Protocol::Tcp, 7001);
     let served = Served { listening: [listening].into(), ephemeral: Some(32_768..=60_999) };
-    let policy = Policy { decoys: 100, ..policy(&[sequence.clone()]) };
+    let policy = Policy { decoys: 100, ..policy(std::slice::from_ref(&sequence)) };
     let compiled = compile(&policy, &served, [1; 32]).unwrap();
     let decoys = decoys(&compiled);
     let ssh = Step::new(Protocol::Tcp, 22);

@@ -6,6 +6,7 @@ mod start;
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -17,7 +18,7 @@ use tracing::{error, info, warn};
 pub use self::error::AgentError;
 use self::grants::{Earned, Grants};
 use self::start::{Started, start};
-use crate::firewall::{Firewall, FirewallError, TimedGrant};
+use crate::firewall::{Firewall, FirewallError, Ruleset, TimedGrant};
 use crate::kernel::{Detector, Events, Trace};
 use crate::policy::{Grant, Policy};
 
@@ -46,7 +47,7 @@ pub async fn run(
     on_ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    let Started { mut detector, firewall } = start(&policy, options.trace_kernel).await?;
+    let Started { mut detector, firewall, ruleset } = start(&policy, options.trace_kernel).await?;
     let events = detector.events()?;
     let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
     info!(
@@ -62,6 +63,7 @@ pub async fn run(
         ends: DelayQueue::new(),
         waiting: Vec::new(),
         firewall: Some(firewall),
+        ruleset: Arc::new(ruleset),
         transaction: None,
     };
     let result = agent.serve(events, trace, shutdown).await;
@@ -82,6 +84,8 @@ struct Agent {
     /// `None` while a transaction has it.
     firewall: Option<Firewall>,
     transaction: Option<Transaction>,
+    /// What the table holds besides grants, for when another tool removed it.
+    ruleset: Arc<Ruleset>,
 }
 
 impl Agent {
@@ -118,12 +122,17 @@ impl Agent {
                 earned.extend(self.grants.earned(IpAddr::from(event.source), index, door, now));
             }
         }
+        let ruleset = Arc::clone(&self.ruleset);
         self.transaction = Some(tokio::task::spawn_blocking(move || {
             let timed: Vec<_> = earned
                 .iter()
                 .map(|one| TimedGrant { grant: one.grant, lasts: one.until.duration_since(now) })
                 .collect();
-            let result = firewall.grant(&timed);
+            let mut result = firewall.grant(&timed);
+            if matches!(result, Err(FirewallError::NoTable)) {
+                warn!("another tool removed the table inet xknock; installing it again");
+                result = firewall.install(&ruleset).and_then(|()| firewall.grant(&timed));
+            }
             (firewall, earned, result)
         }));
     }

@@ -16,6 +16,7 @@ use crate::sockets;
 pub(super) struct Started {
     pub detector: Detector,
     pub firewall: Firewall,
+    pub ruleset: Ruleset,
 }
 
 pub(super) async fn start(policy: &Policy, trace: bool) -> Result<Started, AgentError> {
@@ -30,7 +31,7 @@ pub(super) async fn start(policy: &Policy, trace: bool) -> Result<Started, Agent
         info!(interface = %name, mode = %mode, "attached");
     }
     firewall.install(&ruleset)?;
-    Ok(Started { detector, firewall })
+    Ok(Started { detector, firewall, ruleset })
 }
 
 fn check_privileges() -> Result<(), AgentError> {

@@ -88,3 +88,15 @@ fn a_published_container_port_is_guarded_before_its_address_is_rewritten() {
     assert!(tcp_open(&lab.client, lab.server.v4, 8022));
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 8022));
 }
+
+#[test]
+fn a_knock_after_another_tool_flushed_the_ruleset_closes_the_port_again() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = Agent::start(&lab.server, &config("", ""));
+    lab.server.sh("nft flush ruleset");
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    assert!(tcp_open(&lab.client, lab.server.v4, 22));
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+}
