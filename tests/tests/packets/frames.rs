@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 use knock_common::sequence::{Protocol, Step};
+pub(crate) use knock_tests::raw::tagged;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_V4: [u8; 4] = [192, 0, 2, 1];
@@ -33,17 +34,6 @@ pub(crate) fn with_flags(source: IpAddr, step: Step, flags: u8) -> Vec<u8> {
         frame[flags_at] = flags;
     }
     frame
-}
-
-/// `frame` with VLAN tags put in, outermost first.
-pub(crate) fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
-    let mut tagged = frame[..12].to_vec();
-    for tag in tags {
-        tagged.extend(tag.to_be_bytes());
-        tagged.extend(5u16.to_be_bytes());
-    }
-    tagged.extend(&frame[12..]);
-    tagged
 }
 
 /// An IPv4 frame with `bytes` put over offset `at` of its IP header and the header
