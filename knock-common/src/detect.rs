@@ -12,9 +12,10 @@
 use core::cell::Cell;
 
 use crate::event::Event;
-use crate::first::{FirstStep, SLOTS};
+use crate::first::{Bucket, FirstStep};
 use crate::progress::{Advance, Ticks, Track};
 use crate::sequence::{Edge, PortClass, Step, Transition};
+use crate::slots::{ATTEMPTS, replace};
 use crate::source::Source;
 
 /// Tracks a source can have past their first step.
@@ -24,15 +25,14 @@ pub const TRACKS: usize = 4;
 const EMPTY: u64 = Track::EMPTY;
 const _: () = assert!(EMPTY == FirstStep::EMPTY);
 
-/// How often a CPU looks again after losing a race for one word.
-const ATTEMPTS: usize = 4;
-
 /// A word of 64 bits that several CPUs share.
 pub trait Word {
     /// Reads it.
     fn load(&self) -> u64;
     /// Replaces `old` by `new`; false if it did not hold `old` any more.
     fn swap(&self, old: u64, new: u64) -> bool;
+    /// The same number, which the compiler knows nothing about.
+    fn opaque(number: u64) -> u64;
 }
 
 /// How the attempt to report a completed sequence ended.
@@ -68,7 +68,10 @@ pub trait Store {
     /// Creates the entry of `source`.
     fn insert(&self, source: &Source, tracks: &[u64; TRACKS]) -> Insert;
     /// A bucket of first steps.
-    fn bucket(&self, index: u32) -> Option<&[Self::Word; SLOTS]>;
+    fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>>;
+    /// The moment that an event gets, in nanoseconds of `CLOCK_MONOTONIC`, for a packet
+    /// that was received at `now_ns` of the detector's own clock.
+    fn monotonic_ns(&self, now_ns: u64) -> u64;
     /// Reserves room for `event`, then calls `claim`, and sends it if that is true.
     fn report(&self, event: &Event, claim: impl FnOnce() -> bool) -> Report;
 }
@@ -148,9 +151,23 @@ impl Outcome {
     }
 
     /// The greatest outcome in a mask of them; `None` if it is empty.
+    ///
+    /// A table instead of comparisons: what comes out of one is a single unknown to the
+    /// verifier, not a state for each outcome.
     #[inline(always)]
-    fn greatest(mask: u32) -> Option<Self> {
-        Self::ALL.into_iter().rev().find(|outcome| mask & outcome.bit() != 0)
+    fn greatest<W: Word>(mask: u32) -> Option<Self> {
+        static ALL: [Outcome; 13] = Outcome::ALL;
+        if mask == 0 {
+            return None;
+        }
+        let (mut mask, mut position) = (mask as u64, 0);
+        for width in [8, 4, 2, 1] {
+            // All ones in bits 0 to 3 if anything is set from bit `width` upwards.
+            let upper = W::opaque(0u64.wrapping_sub(mask >> width)) >> 60 & width;
+            position += upper;
+            mask >>= upper;
+        }
+        ALL.get(W::opaque(position) as usize).copied()
     }
 
     /// Short name for logs and metrics.
@@ -176,12 +193,14 @@ impl Outcome {
 /// One candidate packet on its way through the maps.
 pub struct Detection<'a, S> {
     store: &'a S,
-    limits: Limits,
     step: Step,
     source: Source,
     now_ns: u64,
-    now: Ticks,
-    hash: u64,
+    longest: u32,
+    strays: u8,
+    tag: u16,
+    bucket: u32,
+    fingerprint: u32,
     notes: &'a Cell<u32>,
 }
 
@@ -210,56 +229,59 @@ impl<'a, S: Store> Detection<'a, S> {
         notes: &'a Cell<u32>,
     ) -> Self {
         notes.set(0);
-        let now = Ticks::from_ns(now_ns);
-        let hash = source.hash(limits.key);
-        Self { store, limits, step, source, now_ns, now, hash, notes }
+        let Limits { strays, longest, buckets, key } = limits;
+        let hash = source.hash(key);
+        let (bucket, fingerprint) = FirstStep::place(hash, buckets);
+        let tag = Track::tag_of(hash);
+        Self { store, step, source, now_ns, longest, strays, tag, bucket, fingerprint, notes }
     }
 
     /// Updates the progress of the source. `class` is that of the packet's step, and
     /// not [`PortClass::NONE`].
     #[inline(always)]
     pub fn run(&self, class: PortClass) -> Outcome {
-        let (bucket, _) = FirstStep::place(self.hash, self.limits.buckets);
-        let Some(bucket) = self.store.bucket(bucket) else {
+        let Some(bucket) = self.store.bucket(self.bucket) else {
             return Outcome::InsertFailed;
         };
         if class.has(PortClass::LATER) {
-            self.each_word(bucket, |cell, place| self.take(cell, place));
+            self.each_word(bucket, |cell, place| self.take(cell, place, bucket));
         }
         if class.has(PortClass::FIRST) {
             self.begin(bucket);
         }
-        if let Some(outcome) = Outcome::greatest(self.notes.get()) {
+        if let Some(outcome) = Outcome::greatest::<S::Word>(self.notes.get()) {
             return outcome;
         }
         // Nothing expected the packet.
         if class.has(PortClass::LATER) {
             self.each_word(bucket, |cell, place| self.end(cell, place));
-            return match Outcome::greatest(self.notes.get()) {
+            return match Outcome::greatest::<S::Word>(self.notes.get()) {
                 None => Outcome::Unexpected,
                 Some(Outcome::Forgotten) => Outcome::Wrong,
                 Some(other) => other,
             };
         }
-        let limit = self.limits.strays;
+        let limit = self.strays;
         self.each_word(bucket, |cell, place| {
             self.change(cell, place, |track| track.stray(limit));
         });
-        Outcome::greatest(self.notes.get()).unwrap_or(Outcome::Ignored)
+        Outcome::greatest::<S::Word>(self.notes.get()).unwrap_or(Outcome::Ignored)
     }
 
     /// Does `one` to every word that belongs to the source.
     #[inline(always)]
-    fn each_word(&self, bucket: &[S::Word; SLOTS], one: impl Fn(&S::Word, Place)) {
-        if let Some(tracks) = self.store.tracks(&self.source) {
+    fn each_word(&self, bucket: &Bucket<S::Word>, one: impl Fn(&S::Word, Place)) {
+        if bucket.may_have_later(self.now(), self.longest)
+            && let Some(tracks) = self.store.tracks(&self.source)
+        {
             for word in tracks {
                 if word.load() != EMPTY {
                     one(word, Place::Later);
                 }
             }
         }
-        for word in bucket {
-            if FirstStep::is_of(word.load(), self.fingerprint()) {
+        for word in &bucket.slots {
+            if FirstStep::is_of(word.load(), self.fingerprint) {
                 one(word, Place::First);
             }
         }
@@ -271,47 +293,42 @@ impl<'a, S: Store> Detection<'a, S> {
     }
 
     #[inline(always)]
-    fn fingerprint(&self) -> u32 {
-        FirstStep::place(self.hash, self.limits.buckets).1
-    }
-
-    #[inline(always)]
-    fn tag(&self) -> u16 {
-        Track::tag_of(self.hash)
+    const fn now(&self) -> Ticks {
+        Ticks::from_ns(self.now_ns)
     }
 
     /// The track in `word`, if it is alive and of this source.
     #[inline(always)]
     fn read(&self, place: Place, word: u64) -> Option<Track> {
         let track = match place {
-            Place::First if FirstStep::is_of(word, self.fingerprint()) => {
-                FirstStep::unpack(word, self.now)?.track(self.tag())
+            Place::First if FirstStep::is_of(word, self.fingerprint) => {
+                FirstStep::unpack(word, self.now())?.track(self.tag)
             }
             Place::First => return None,
             Place::Later => Track::unpack(word)?,
         };
-        let alive = self.now.since(track.started) <= self.limits.longest as u64;
-        (alive && track.tag == self.tag()).then_some(track)
+        let alive = self.now().since(track.started) <= self.longest as u64;
+        (alive && track.tag == self.tag).then_some(track)
     }
 
     /// The word for `track`, which was read from `place`.
     #[inline(always)]
     fn write(&self, place: Place, track: Track) -> u64 {
         match place {
-            Place::First => FirstStep::from_track(self.fingerprint(), track).pack(),
+            Place::First => FirstStep::from_track(self.fingerprint, track).pack(),
             Place::Later => track.pack(),
         }
     }
 
     /// Lets the track in `word` take this step, if it expects it.
     #[inline(always)]
-    fn take(&self, word: &S::Word, place: Place) {
+    fn take(&self, word: &S::Word, place: Place, bucket: &Bucket<S::Word>) {
         for _ in 0..ATTEMPTS {
             let old = word.load();
             let Some(track) = self.read(place, old) else { return };
             let edge = Edge::new(track.node, self.step);
             let Some(transition) = self.store.transition(&edge) else { return };
-            match track.advance(transition, self.now) {
+            match track.advance(transition, self.now()) {
                 Advance::Stay => return self.note(Outcome::Stayed),
                 Advance::Late => {
                     if word.swap(old, EMPTY) {
@@ -326,12 +343,13 @@ impl<'a, S: Store> Detection<'a, S> {
                     }
                     Place::First => {
                         if word.swap(old, EMPTY) {
+                            bucket.mark_later(self.now());
                             return self.move_on(word, old, next);
                         }
                     }
                 },
                 Advance::Accept(door) => {
-                    let event = Event::new(self.source, door, self.now_ns);
+                    let event = Event::new(self.source, door, self.store.monotonic_ns(self.now_ns));
                     match self.store.report(&event, || word.swap(old, EMPTY)) {
                         Report::Sent => return self.note(Outcome::Completed),
                         Report::Full => return self.note(Outcome::EventLost),
@@ -405,61 +423,21 @@ impl<'a, S: Store> Detection<'a, S> {
         let Some(tracks) = self.store.tracks(&self.source) else {
             return Outcome::Contended;
         };
-        // In place of the same track, else of a dead one, else of the oldest.
-        let age = |word| match self.read(Place::Later, word) {
-            Some(old) if old.node == track.node => u64::MAX,
-            None => u64::MAX - 1,
-            Some(old) => self.now.since(old.started),
-        };
-        if replace_oldest(tracks, age, new) { Outcome::Advanced } else { Outcome::Contended }
+        let done = replace(tracks, new, |word| track.rank::<S::Word>(word, self.now()));
+        if done { Outcome::Advanced } else { Outcome::Contended }
     }
 
     /// Notes a first step: in place of the same one, else in an empty slot, else of the
     /// oldest.
     #[inline(always)]
-    fn begin(&self, bucket: &[S::Word; SLOTS]) {
+    fn begin(&self, bucket: &Bucket<S::Word>) {
         let new = FirstStep {
-            fingerprint: self.fingerprint(),
+            fingerprint: self.fingerprint,
             step: self.step,
             strays: 0,
-            started: self.now,
+            started: self.now(),
         };
-        let age = |word| {
-            if new.is_same(word) {
-                u64::MAX
-            } else if FirstStep::is_empty(word) {
-                u64::MAX - 1
-            } else {
-                FirstStep::age(word, self.now)
-            }
-        };
-        let done = replace_oldest(bucket, age, new.pack());
+        let done = bucket.put(new);
         self.note(if done { Outcome::First } else { Outcome::Contended });
     }
-}
-
-/// Writes `new` over the word of the greatest `age`; false if other CPUs kept changing
-/// it.
-#[inline(always)]
-fn replace_oldest<W: Word, const N: usize>(
-    words: &[W; N],
-    age: impl Fn(u64) -> u64,
-    new: u64,
-) -> bool {
-    for _ in 0..ATTEMPTS {
-        let (mut oldest, mut oldest_word) = (0, words[0].load());
-        let mut oldest_age = age(oldest_word);
-        for (index, word) in words.iter().enumerate().skip(1) {
-            let word = word.load();
-            let age = age(word);
-            if age > oldest_age {
-                (oldest, oldest_word, oldest_age) = (index, word, age);
-            }
-        }
-        // N is a power of two; the modulo shows the verifier that the index is in range.
-        if words[oldest % N].swap(oldest_word, new) {
-            return true;
-        }
-    }
-    false
 }

@@ -5,11 +5,51 @@
 //! map nor evicts anyone who is further along. A bucket is one cache line; the oldest
 //! slot gives way.
 
+use crate::detect::Word;
 use crate::progress::{self, Ticks, Track};
 use crate::sequence::{NodeId, Step};
+use crate::slots::{is_zero, replace};
 
-/// Slots in a bucket: 64 bytes.
-pub const SLOTS: usize = 8;
+/// First steps that a bucket has room for.
+pub const SLOTS: usize = 7;
+
+/// The first steps of all sources whose hash names this bucket, and whether any of them
+/// may have come further: 64 bytes.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Bucket<W> {
+    /// One packed [`FirstStep`] each.
+    pub slots: [W; SLOTS],
+    later: W,
+}
+
+impl<W: Word> Bucket<W> {
+    const MARK: u64 = 1 << 63;
+
+    /// Notes that a source of this bucket comes further than its first step. Called
+    /// before it gets its track, so that whoever finds no note finds no track either.
+    #[inline(always)]
+    pub fn mark_later(&self, now: Ticks) {
+        // Whoever wins this race notes the same moment.
+        self.later.swap(self.later.load(), Self::MARK | now.get());
+    }
+
+    /// Whether a source of this bucket may have a track that began at most `longest`
+    /// ticks ago. If not, nobody needs to look for one: that saves a look-up in the
+    /// map of tracks for nearly all strangers.
+    #[inline(always)]
+    pub fn may_have_later(&self, now: Ticks, longest: u32) -> bool {
+        let noted = self.later.load();
+        noted != 0 && now.since(Ticks::new(noted)) <= longest as u64
+    }
+
+    /// Writes `new` in place of the same step of the same source, else into an empty
+    /// slot, else over the oldest; false if other CPUs kept changing it.
+    #[inline(always)]
+    pub fn put(&self, new: FirstStep) -> bool {
+        replace(&self.slots, new.pack(), |word| new.rank::<W>(word))
+    }
+}
 
 /// One source's first step.
 ///
@@ -81,11 +121,15 @@ impl FirstStep {
         word & Self::FINGERPRINT == fingerprint as u64 && (word >> 21) as u16 != 0
     }
 
-    /// Whether `word` holds this very step of this very source, whenever it came.
+    /// How gladly `word` is given up for this first step, never 0: most if it is the same step of the same source, then if it is empty, else by age.
     #[inline(always)]
-    pub const fn is_same(self, word: u64) -> bool {
+    fn rank<W: Word>(self, word: u64) -> u64 {
         const WHO_AND_WHAT: u64 = (1 << 38) - 1;
-        (self.pack() ^ word) & WHO_AND_WHAT == 0
+        let same = is_zero::<W>((self.pack() ^ word) & WHO_AND_WHAT);
+        let empty = is_zero::<W>(word);
+        // A word of a moment later, by another CPU's clock, is young and not old.
+        let age = self.started.get().wrapping_add(Ticks::SLACK).wrapping_sub(word >> 42);
+        1 << 24 | same << 23 | empty << 22 | (age & Self::TIME)
     }
 
     /// Whether `word` is empty.
@@ -116,6 +160,7 @@ impl FirstStep {
 mod tests {
     use super::*;
     use crate::sequence::Protocol;
+    use crate::simulate::HostWord;
     use proptest::prelude::*;
 
     fn first_step(fingerprint: u32, index: u32, strays: u8, started: Ticks) -> FirstStep {
@@ -139,7 +184,7 @@ mod tests {
             started: Ticks::new(0),
         };
         let udp = FirstStep { step: Step::new(Protocol::Udp, 7000), ..tcp };
-        assert!(!tcp.is_same(udp.pack()));
+        assert_ne!(tcp.rank::<HostWord>(udp.pack()), tcp.rank::<HostWord>(tcp.pack()));
         assert_ne!(tcp.track(0).node, udp.track(0).node);
     }
 
@@ -162,7 +207,8 @@ mod tests {
             prop_assert_eq!(read.strays, strays);
             prop_assert_eq!(read.started, started);
             prop_assert!(FirstStep::is_of(written.pack(), fingerprint));
-            prop_assert!(written.is_same(first_step(fingerprint, index, 3, now).pack()));
+            let again = first_step(fingerprint, index, 3, now);
+            prop_assert!(again.rank::<HostWord>(written.pack()) > again.rank::<HostWord>(FirstStep::EMPTY));
         }
 
         #[test]

@@ -20,4 +20,6 @@ pub mod progress;
 pub mod sequence;
 #[cfg(any(test, feature = "simulate"))]
 pub mod simulate;
+mod slots;
 pub mod source;
+pub mod traffic;

@@ -84,14 +84,10 @@ impl Refusal {
 pub struct Candidate {
     /// Protocol and destination port.
     pub step: Step,
-    network: Network,
-}
-
-/// Where the IP header is, and how far the transport header lies behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Network {
-    V4 { at: usize },
-    V6 { at: usize, transport: usize },
+    /// Where the IP header is.
+    at: usize,
+    /// How far the transport header lies behind it if it is IPv6, else 0.
+    transport: usize,
 }
 
 const ETHERNET: usize = 14;
@@ -103,12 +99,12 @@ const TCP: usize = 20;
 const UDP: usize = 8;
 const MAX_EXTENSIONS: usize = 6;
 
-/// EtherTypes, IEEE 802 numbers.
+/// EtherTypes, IEEE 802 numbers, in the order of bytes on the wire.
 mod ethertype {
-    pub(super) const IPV4: u16 = 0x0800;
-    pub(super) const IPV6: u16 = 0x86dd;
-    pub(super) const VLAN: u16 = 0x8100;
-    pub(super) const QINQ: u16 = 0x88a8;
+    pub(super) const IPV4: u16 = 0x0800u16.to_be();
+    pub(super) const IPV6: u16 = 0x86ddu16.to_be();
+    pub(super) const VLAN: u16 = 0x8100u16.to_be();
+    pub(super) const QINQ: u16 = 0x88a8u16.to_be();
 }
 
 /// IANA protocol numbers that can follow an IP header.
@@ -130,7 +126,7 @@ mod protocol {
 #[inline(always)]
 pub fn parse<B: Bytes + ?Sized>(frame: &B) -> Result<Candidate, Refusal> {
     let header: &[u8; ETHERNET] = frame.get(0).ok_or(Refusal::Truncated)?;
-    match u16::from_be_bytes([header[12], header[13]]) {
+    match u16::from_ne_bytes([header[12], header[13]]) {
         ethertype::IPV4 => ipv4(frame, ETHERNET),
         ethertype::IPV6 => ipv6(frame, ETHERNET),
         ethertype::VLAN | ethertype::QINQ => tagged(frame),
@@ -145,7 +141,7 @@ fn tagged<B: Bytes + ?Sized>(frame: &B) -> Result<Candidate, Refusal> {
     for _ in 0..MAX_VLAN_TAGS {
         let tag: &[u8; VLAN_TAG] = frame.get(at).ok_or(Refusal::Truncated)?;
         at += VLAN_TAG;
-        match u16::from_be_bytes([tag[2], tag[3]]) {
+        match u16::from_ne_bytes([tag[2], tag[3]]) {
             ethertype::IPV4 => return ipv4(frame, at),
             ethertype::IPV6 => return ipv6(frame, at),
             ethertype::VLAN | ethertype::QINQ => {}
@@ -158,16 +154,16 @@ fn tagged<B: Bytes + ?Sized>(frame: &B) -> Result<Candidate, Refusal> {
 /// RFC 791.
 #[inline(always)]
 fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Result<Candidate, Refusal> {
-    const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
+    const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fffu16.to_be();
 
     let header: &[u8; IPV4_MIN] = frame.get(at).ok_or(Refusal::Truncated)?;
     let length = ipv4_length(header)?;
-    let fragment = u16::from_be_bytes([header[6], header[7]]);
+    let fragment = u16::from_ne_bytes([header[6], header[7]]);
     if fragment & MORE_FRAGMENTS_OR_OFFSET != 0 {
         return Err(Refusal::Fragment);
     }
     let step = transport(frame, header[9], at + length)?;
-    Ok(Candidate { step, network: Network::V4 { at } })
+    Ok(Candidate { step, at, transport: 0 })
 }
 
 /// Length of an IPv4 header in bytes, 20 to 60.
@@ -212,8 +208,7 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, start: usize) -> Result<Candidate, Refusal
         protocol::FRAGMENT => return Err(Refusal::Fragment),
         _ => transport(frame, next, at)?,
     };
-    let network = Network::V6 { at: start, transport: at - start };
-    Ok(Candidate { step, network })
+    Ok(Candidate { step, at: start, transport: at - start })
 }
 
 /// RFC 9293 and RFC 768.
@@ -239,6 +234,26 @@ fn transport<B: Bytes + ?Sized>(frame: &B, number: u8, at: usize) -> Result<Step
 }
 
 impl Candidate {
+    /// Into one word, to be handed to a function that the verifier checks by itself:
+    /// step in bits 0 to 16, IP header at 17 to 24, transport header behind it in 25 to
+    /// 40, 0 if IPv4.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.step.index() as u64
+            | (self.at as u64 & 0xff) << 17
+            | (self.transport as u64 & 0xffff) << 25
+    }
+
+    /// The inverse of [`Candidate::pack`].
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            step: Step::from_index(word as u32),
+            at: (word >> 17) as usize & 0xff,
+            transport: (word >> 25) as usize & 0xffff,
+        }
+    }
+
     /// Checks what [`parse`] left out and reads who sent the packet.
     ///
     /// # Errors
@@ -247,9 +262,9 @@ impl Candidate {
     /// [`Refusal::Truncated`] if IPv4 options end before the frame does.
     #[inline(always)]
     pub fn source<B: Bytes + ?Sized>(&self, frame: &B) -> Result<Source, Refusal> {
-        match self.network {
-            Network::V4 { at } => self.source_v4(frame, at),
-            Network::V6 { at, transport } => self.source_v6(frame, at, transport),
+        match self.transport {
+            0 => self.source_v4(frame, self.at),
+            transport => self.source_v6(frame, self.at, transport),
         }
     }
 
@@ -261,7 +276,7 @@ impl Candidate {
         if total < length + self.shortest_transport() {
             return Err(Refusal::BadHeader);
         }
-        if checksum(frame, at, length)? != 0xffff {
+        if checksum(frame, header, at, length)? != 0xffff {
             return Err(Refusal::BadChecksum);
         }
         let [.., a, b, c, d, e, f, g, h] = *header;
@@ -314,19 +329,30 @@ fn address(header: &[u8; IPV6], at: usize) -> Source {
     Source(octets)
 }
 
-/// Ones' complement sum of an IPv4 header of `length` bytes; 0xffff if it is intact
-/// (RFC 1071).
+/// Ones' complement sum of an IPv4 header of `length` bytes; 0xffff if it is intact, in
+/// either order of bytes (RFC 1071).
 #[inline(always)]
-fn checksum<B: Bytes + ?Sized>(frame: &B, at: usize, length: usize) -> Result<u32, Refusal> {
-    const MAX_WORDS: usize = 15;
+fn checksum<B: Bytes + ?Sized>(
+    frame: &B,
+    header: &[u8; IPV4_MIN],
+    at: usize,
+    length: usize,
+) -> Result<u32, Refusal> {
+    const MAX_OPTIONS: usize = 10;
     let mut sum = 0u32;
-    for word in 0..MAX_WORDS {
-        if word * 4 >= length {
-            break;
+    for word in 0..IPV4_MIN / 2 {
+        sum += u16::from_ne_bytes([header[word * 2], header[word * 2 + 1]]) as u32;
+    }
+    if length > IPV4_MIN {
+        for option in 0..MAX_OPTIONS {
+            let offset = IPV4_MIN + option * 4;
+            if offset >= length {
+                break;
+            }
+            let bytes: &[u8; 4] = frame.get(at + offset).ok_or(Refusal::Truncated)?;
+            sum += u16::from_ne_bytes([bytes[0], bytes[1]]) as u32;
+            sum += u16::from_ne_bytes([bytes[2], bytes[3]]) as u32;
         }
-        let bytes: &[u8; 4] = frame.get(at + word * 4).ok_or(Refusal::Truncated)?;
-        sum += u16::from_be_bytes([bytes[0], bytes[1]]) as u32;
-        sum += u16::from_be_bytes([bytes[2], bytes[3]]) as u32;
     }
     // At most 30 words were added, so two folds take every carry in.
     sum = (sum & 0xffff) + (sum >> 16);

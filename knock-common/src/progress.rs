@@ -1,7 +1,9 @@
 //! One track, a partial sequence of a source, packed into a `u64` so that a single
 //! compare-and-swap changes all of it.
 
+use crate::detect::Word;
 use crate::sequence::{Move, NodeId, Transition};
+use crate::slots::is_zero;
 
 /// Time since boot in units of 2^22 ns (4.194304 ms, about a jiffy), 26 bits: wraps
 /// after 3.2 days.
@@ -34,7 +36,7 @@ impl Ticks {
 
     /// How far behind another CPU's clock reading may be when it is used, in ticks: a
     /// packet may wait that long between the two.
-    const SLACK: u64 = 16;
+    pub(crate) const SLACK: u64 = 16;
 
     /// Ticks from `earlier` to `self`, across a wrap. If another CPU read `earlier` a
     /// moment later, no time has passed.
@@ -131,6 +133,19 @@ impl Track {
     #[inline(always)]
     pub const fn tag_of(hash: u64) -> u16 {
         (hash >> 22) as u16 & Self::MAX_TAG
+    }
+
+    /// How gladly `word` is given up for this track at `now`, never 0: most if it is the
+    /// same track, then if it is none of this source, else by age.
+    #[inline(always)]
+    pub(crate) fn rank<W: Word>(self, word: u64, now: Ticks) -> u64 {
+        const NODE: u64 = NodeId::MAX.0 as u64;
+        const TAG: u64 = (Track::MAX_TAG as u64) << 28;
+        let difference = self.pack() ^ word;
+        let same = is_zero::<W>(difference & (NODE | TAG));
+        let mine = is_zero::<W>(difference & TAG) & !is_zero::<W>(word & NODE);
+        let age = now.get().wrapping_add(Ticks::SLACK).wrapping_sub(word >> 38);
+        1 << 29 | same << 28 | (mine ^ 1) << 27 | (age & Ticks::MASK)
     }
 
     /// Takes `transition`, found for this track's node and the packet's step.

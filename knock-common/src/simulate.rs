@@ -10,7 +10,7 @@ use std::vec::Vec;
 
 use crate::detect::{Detection, Insert, Limits, Outcome, Report, Store, TRACKS, Word};
 use crate::event::Event;
-use crate::first::SLOTS;
+use crate::first::Bucket;
 use crate::sequence::{Edge, PORTS, PortClass, Step, Transition};
 use crate::source::Source;
 
@@ -21,6 +21,13 @@ pub const MAX_SOURCES: usize = 1024;
 #[derive(Debug, Default)]
 pub struct HostWord(AtomicU64);
 
+impl HostWord {
+    /// A word that holds `word`.
+    pub const fn new(word: u64) -> Self {
+        Self(AtomicU64::new(word))
+    }
+}
+
 impl Word for HostWord {
     fn load(&self) -> u64 {
         self.0.load(SeqCst)
@@ -28,6 +35,10 @@ impl Word for HostWord {
 
     fn swap(&self, old: u64, new: u64) -> bool {
         self.0.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    fn opaque(number: u64) -> u64 {
+        number
     }
 }
 
@@ -40,7 +51,7 @@ pub struct Simulation {
     classes: Box<[u8]>,
     edges: HashMap<Edge, Transition>,
     sources: Vec<OnceLock<Entry>>,
-    buckets: Vec<[HostWord; SLOTS]>,
+    buckets: Vec<Bucket<HostWord>>,
     events: Mutex<Vec<Event>>,
     refuse_inserts: AtomicBool,
     ring_full: AtomicBool,
@@ -106,7 +117,7 @@ impl Store for Simulation {
             return Insert::Failed;
         }
         for slot in &self.sources {
-            let words = tracks.map(|word| HostWord(AtomicU64::new(word)));
+            let words = tracks.map(HostWord::new);
             if slot.set((*source, words)).is_ok() {
                 return Insert::Done;
             }
@@ -117,8 +128,12 @@ impl Store for Simulation {
         Insert::Failed
     }
 
-    fn bucket(&self, index: u32) -> Option<&[HostWord; SLOTS]> {
+    fn bucket(&self, index: u32) -> Option<&Bucket<HostWord>> {
         self.buckets.get(index as usize)
+    }
+
+    fn monotonic_ns(&self, now_ns: u64) -> u64 {
+        now_ns
     }
 
     fn report(&self, event: &Event, claim: impl FnOnce() -> bool) -> Report {

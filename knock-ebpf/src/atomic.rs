@@ -38,4 +38,12 @@ impl Word for SharedWord {
         }
         found == old
     }
+
+    #[inline(always)]
+    fn opaque(mut number: u64) -> u64 {
+        // SAFETY: a register is copied to itself. Without an instruction, the kernel would
+        // refuse the line information.
+        unsafe { asm!("{number} = {number}", number = inout(reg) number, options(pure, nomem)) };
+        number
+    }
 }

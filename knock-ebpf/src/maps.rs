@@ -2,32 +2,31 @@
 //!
 //! The sizes here are the smallest that load; the agent sets the real ones.
 
-use core::cell::Cell;
+use core::cell::{Cell, UnsafeCell};
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_NOEXIST};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use knock_common::counters::{Counter, Counters};
-use knock_common::detect::{Insert, Limits, Report, Store, TRACKS};
+use knock_common::detect::{Insert, Limits, Report, Store, TRACKS, Word};
 use knock_common::event::Event;
-use knock_common::first::SLOTS;
+use knock_common::first::Bucket;
 use knock_common::sequence::{Edge, PORTS, PortClass, Step, Transition};
 use knock_common::source::Source;
 
 use crate::atomic::SharedWord;
 
-/// One byte a port.
-#[map]
-static CLASSES: Array<[u8; PORTS]> = Array::with_max_entries(1, 0);
-
 /// The trie below its first level.
 #[map]
 static TRIE: HashMap<Edge, Transition> = HashMap::with_max_entries(1, 0);
 
-/// First steps, by hash of the source.
+/// First steps, by hash of the source. Nobody maps it into memory, but the kernel begins
+/// a map of that kind at a page, so that each bucket is one cache line (Linux 5.5,
+/// fc9702273e2e).
 #[map]
-static FIRST: Array<[SharedWord; SLOTS]> = Array::with_max_entries(1, 0);
+static FIRST: Array<Bucket<SharedWord>> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Sources past their first step.
 #[map]
@@ -41,10 +40,40 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// What became of the words that the current packet concerns, on each CPU.
+/// What is known of the current packet, on each CPU.
 #[map]
-static NOTES: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(1, 0);
 
+/// See [`DESK`].
+#[repr(C)]
+pub(crate) struct Desk {
+    /// The packet, as [`Candidate::pack`] gave it.
+    ///
+    /// [`Candidate::pack`]: knock_common::packet::Candidate::pack
+    pub(crate) candidate: Cell<u64>,
+    /// What became of the words that it concerns.
+    pub(crate) notes: Cell<u32>,
+    _padding: u32,
+}
+
+// SAFETY: each CPU has its own, and handles one packet at a time.
+unsafe impl Sync for Desk {}
+
+/// One byte a port. A variable rather than a map of its own: its address is part of the
+/// program, so no look-up is needed. The agent finds it as the only one in `.bss`.
+#[unsafe(no_mangle)]
+static CLASSES: Classes = Classes(UnsafeCell::new([0; PORTS]));
+
+/// Bytes that the agent changes while the program runs.
+#[repr(transparent)]
+struct Classes(UnsafeCell<[u8; PORTS]>);
+
+// SAFETY: the program reads single bytes, each in one instruction.
+unsafe impl Sync for Classes {}
+
+/// Length of a jiffy.
+#[unsafe(no_mangle)]
+static JIFFY_NS: Global<u64> = Global::new(4_000_000);
 #[unsafe(no_mangle)]
 static STRAYS: Global<u32> = Global::new(2);
 #[unsafe(no_mangle)]
@@ -78,24 +107,33 @@ pub(crate) fn drop_knocks() -> bool {
 /// What the port of `step` is.
 #[inline(always)]
 pub(crate) fn class(step: Step) -> PortClass {
-    match CLASSES.get(0) {
-        Some(entries) => PortClass::of(entries[step.port as usize], step.protocol),
-        None => PortClass::NONE,
-    }
+    // SAFETY: the port is below the number of entries; a byte is read as a whole.
+    let entry = unsafe { CLASSES.0.get().cast::<u8>().add(step.port as usize).read_volatile() };
+    PortClass::of(entry, step.protocol)
 }
 
-/// The notes of this CPU.
+/// Time since boot, in nanoseconds but counted in jiffies. Not the monotonic clock: it
+/// starts at another moment.
 #[inline(always)]
-pub(crate) fn notes() -> Option<&'static Cell<u32>> {
-    let notes = NOTES.get_ptr_mut(0)?;
+pub(crate) fn uptime_ns() -> u64 {
+    // SAFETY: the helper takes no arguments; it exists since Linux 5.5 (5576b991e9c1),
+    // and the verifier turns it into a single load.
+    unsafe { bpf_jiffies64() }.wrapping_mul(JIFFY_NS.load())
+}
+
+/// The desk of this CPU.
+#[inline(always)]
+pub(crate) fn desk() -> Option<&'static Desk> {
+    let desk = DESK.get_ptr_mut(0)?;
     // SAFETY: the entry belongs to this CPU, where packets are handled one at a time.
-    Some(unsafe { &*notes.cast::<Cell<u32>>() })
+    Some(unsafe { &*desk })
 }
 
 /// Counts one packet.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    let index = counter.index();
+    // The compiler may know that the index is in range, but the verifier wants to see it.
+    let index = SharedWord::opaque(counter.index() as u64) as usize;
     if let Some(counters) = COUNTERS.get_ptr_mut(0)
         && index < Counter::COUNT
     {
@@ -139,8 +177,14 @@ impl Store for Maps {
     }
 
     #[inline(always)]
-    fn bucket(&self, index: u32) -> Option<&[SharedWord; SLOTS]> {
+    fn bucket(&self, index: u32) -> Option<&Bucket<SharedWord>> {
         FIRST.get(index)
+    }
+
+    #[inline(always)]
+    fn monotonic_ns(&self, _: u64) -> u64 {
+        // SAFETY: the helper takes no arguments; it exists since Linux 5.11 (d05512618056).
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]

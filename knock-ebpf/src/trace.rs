@@ -2,6 +2,7 @@
 //! verifier removes all of this as dead code.
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::info;
 use knock_common::detect::Outcome;
@@ -25,10 +26,16 @@ macro_rules! say {
 
 /// Says what became of a candidate.
 #[inline(always)]
-pub(crate) fn outcome(context: &XdpContext, source: Source, step: Step, outcome: Outcome) {
-    if TRACE.load() == 0 {
-        return;
+pub(crate) fn outcome(context: &XdpContext, source: &Source, step: Step, outcome: Outcome) {
+    if TRACE.load() != 0 {
+        write(context.ctx, source, step, outcome);
     }
+}
+
+/// A function of its own, because its stack would be in the detector's way.
+#[inline(never)]
+fn write(context: *mut xdp_md, source: &Source, step: Step, outcome: Outcome) {
+    let context = &XdpContext::new(context);
     match outcome {
         Outcome::Ignored => say!(context, source, step, "{:i} {}/{} ignored"),
         Outcome::Unexpected => say!(context, source, step, "{:i} {}/{} unexpected"),

@@ -6,6 +6,7 @@ use aya::maps::{Array, HashMap, MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use knock_common::sequence::{Edge, PORTS, Transition};
+use nix::time::{ClockId, clock_getres};
 
 use super::{AttachedMode, Events, KernelError, Totals, Trace, attach};
 use crate::compile::Compiled;
@@ -16,7 +17,10 @@ const FRAGS: &str = "knock_frags";
 /// The program for frames in one buffer.
 const SINGLE_BUFFER: &str = "knock";
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/knock-ebpf"));
+/// The classes of all ports: the only variable of the program that changes.
+const CLASSES: &str = ".bss";
+
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/knock-ebpf"));
 
 /// What is fixed while the detector is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ impl Settings {
 
 /// The loaded program with its maps and links. Dropping it detaches it everywhere.
 pub struct Detector {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     /// Which of the two programs is loaded.
     program: &'static str,
 }
@@ -65,6 +69,7 @@ impl Detector {
             .map_max_entries("FIRST", settings.buckets())
             .map_max_entries("PROGRESS", settings.max_sources)
             .map_max_entries("EVENTS", Settings::RING_BYTES)
+            .override_global("JIFFY_NS", &jiffy_ns()?, true)
             .override_global("STRAYS", &u32::from(settings.strays), true)
             .override_global("LONGEST", &compiled.longest, true)
             .override_global("BUCKETS", &settings.buckets(), true)
@@ -99,10 +104,10 @@ impl Detector {
         for (edge, transition) in &compiled.edges {
             trie.insert(edge, transition, 0).map_err(KernelError::map("TRIE"))?;
         }
-        let classes = self.ebpf.map_mut("CLASSES").ok_or(KernelError::Missing("CLASSES"))?;
+        let classes = self.ebpf.map_mut(CLASSES).ok_or(KernelError::Missing("port classes"))?;
         let mut classes: Array<&mut MapData, [u8; PORTS]> =
-            classes.try_into().map_err(KernelError::map("CLASSES"))?;
-        classes.set(0, *compiled.classes, 0).map_err(KernelError::map("CLASSES"))
+            classes.try_into().map_err(KernelError::map("port classes"))?;
+        classes.set(0, *compiled.classes, 0).map_err(KernelError::map("port classes"))
     }
 
     fn program(&mut self) -> Result<&mut Xdp, KernelError> {
@@ -157,27 +162,22 @@ impl Detector {
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<(u32, Duration), KernelError> {
         test_run(self.program()?, frame, repeat)
     }
-
-    /// The same with the program that does nothing, for comparison.
-    ///
-    /// # Errors
-    ///
-    /// As [`Detector::test_run`].
-    pub fn test_run_empty(
-        &mut self,
-        frame: &[u8],
-        repeat: u32,
-    ) -> Result<(u32, Duration), KernelError> {
-        let program = self.ebpf.program_mut("empty").ok_or(KernelError::Missing("program"))?;
-        let program: &mut Xdp = program.try_into().map_err(KernelError::Program)?;
-        if program.fd().is_err() {
-            program.load().map_err(KernelError::Program)?;
-        }
-        test_run(program, frame, repeat)
-    }
 }
 
-fn test_run(program: &Xdp, frame: &[u8], repeat: u32) -> Result<(u32, Duration), KernelError> {
+/// Length of a jiffy in nanoseconds: it is the resolution of the coarse clocks
+/// (`clock_getres(2)`).
+fn jiffy_ns() -> Result<u64, KernelError> {
+    let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| {
+        KernelError::Io { what: "cannot read the length of a jiffy", source: error.into() }
+    })?;
+    Ok(Duration::from(resolution).as_nanos() as u64)
+}
+
+pub(super) fn test_run(
+    program: &Xdp,
+    frame: &[u8],
+    repeat: u32,
+) -> Result<(u32, Duration), KernelError> {
     let mut options = TestRunOptions::new();
     options.data_in = Some(frame);
     options.repeat = repeat;

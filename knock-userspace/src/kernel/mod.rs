@@ -2,6 +2,8 @@
 //! reports.
 
 mod attach;
+#[cfg(feature = "bench")]
+mod bench;
 mod counters;
 mod error;
 mod events;
@@ -11,6 +13,8 @@ mod privileges;
 mod trace;
 
 pub use attach::{AttachedMode, program_name};
+#[cfg(feature = "bench")]
+pub use bench::{Bench, Traffic, bench_run_foreign};
 pub use counters::Totals;
 pub use error::KernelError;
 pub use events::Events;

@@ -1,0 +1,185 @@
+//! What the benchmark needs of the kernel and the agent does not: programs run in place,
+//! generated traffic, and programs of others.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::Duration;
+
+use aya::maps::Array;
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
+use knock_common::traffic::{FRAME, Pattern};
+
+use super::load::{OBJECT, test_run};
+use super::{Detector, KernelError};
+
+/// A program that [`Detector::bench_run`] can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bench {
+    /// The detector.
+    Knock,
+    /// The detector, after the frame was changed as the pattern says.
+    VaryKnock,
+    /// Nothing.
+    Empty,
+    /// Nothing, after the frame was changed as the pattern says.
+    VaryEmpty,
+}
+
+impl Bench {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Knock => "knock_frags",
+            Self::VaryKnock => "vary_knock",
+            Self::Empty => "empty",
+            Self::VaryEmpty => "vary_empty",
+        }
+    }
+}
+
+impl Detector {
+    /// Runs `program` on `frame` as `BPF_PROG_TEST_RUN` does, `repeat` times, with the
+    /// detector's maps; the mean duration of a run, in whole nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program or the frame.
+    pub fn bench_run(
+        &mut self,
+        program: Bench,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<Duration, KernelError> {
+        let program = load(&mut self.ebpf, program.name())?;
+        Ok(test_run(program, frame, repeat)?.1)
+    }
+
+    /// Sets what the frames of the varying programs are.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub fn set_pattern(&mut self, pattern: Pattern) -> Result<(), KernelError> {
+        set_pattern(&mut self.ebpf, pattern)
+    }
+}
+
+/// Sends generated frames out of interfaces.
+pub struct Traffic {
+    ebpf: Ebpf,
+}
+
+impl Traffic {
+    /// Frames that the kernel handles at once.
+    const BATCH: u32 = 64;
+
+    /// Loads the generator.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses it.
+    pub fn load() -> Result<Self, KernelError> {
+        let mut loader = EbpfLoader::new();
+        // None of the detector's maps is used; they stay as small as they are in the object.
+        let ebpf = loader.load(OBJECT)?;
+        Ok(Self { ebpf })
+    }
+
+    /// Sets what the frames are.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub fn set_pattern(&mut self, pattern: Pattern) -> Result<(), KernelError> {
+        set_pattern(&mut self.ebpf, pattern)
+    }
+
+    /// Sends `count` frames made from `frame` out of the interface with this index in
+    /// the calling thread's network namespace (live frames, Linux 5.18, b530e9e1063e).
+    ///
+    /// The kernel does not say which of them the other side took; look at its counters.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program or the interface.
+    pub fn send(
+        &mut self,
+        interface: u32,
+        frame: &[u8; FRAME],
+        count: u32,
+    ) -> Result<(), KernelError> {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex.
+        let context = [0, FRAME as u32, 0, interface, 0, 0].map(u32::to_ne_bytes).concat();
+        let program = load(&mut self.ebpf, "vary_send")?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&context);
+        options.repeat = count;
+        options.attrs = TestRunAttrs::new().xdp_live_frames(Self::BATCH);
+        program.test_run(options).map_err(KernelError::Program)?;
+        Ok(())
+    }
+}
+
+/// Runs an XDP program that someone else has loaded, as [`Detector::bench_run`] does;
+/// `None` if there is none with this identifier.
+///
+/// # Errors
+///
+/// If the kernel refuses the program or the frame.
+pub fn bench_run_foreign(id: u32, frame: &[u8], repeat: u32) -> io::Result<Option<Duration>> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    /// The part of `union bpf_attr` that this command reads and writes (`linux/bpf.h`).
+    #[repr(C)]
+    struct TestRun {
+        program: u32,
+        verdict: u32,
+        length_in: u32,
+        length_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration_ns: u32,
+    }
+
+    let Some(info) = loaded_programs().flatten().find(|program| program.id() == id) else {
+        return Ok(None);
+    };
+    let program = info.fd().map_err(io::Error::other)?;
+    let mut run = TestRun {
+        program: program.as_fd().as_raw_fd().cast_unsigned(),
+        verdict: 0,
+        length_in: frame.len() as u32,
+        length_out: 0,
+        data_in: frame.as_ptr().addr() as u64,
+        data_out: 0,
+        repeat,
+        duration_ns: 0,
+    };
+    // SAFETY: the attribute lives until the call returns and its size is given; the kernel
+    // reads `length_in` bytes from `data_in`, which are those of `frame`, and writes none.
+    // aya has no way to a program of another type of owner.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Some(Duration::from_nanos(run.duration_ns.into())))
+}
+
+fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
+    let program = ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
+    let program: &mut Xdp = program.try_into().map_err(KernelError::Program)?;
+    if program.fd().is_err() {
+        program.load().map_err(KernelError::Program)?;
+    }
+    Ok(program)
+}
+
+fn set_pattern(ebpf: &mut Ebpf, pattern: Pattern) -> Result<(), KernelError> {
+    let map = ebpf.map_mut("PATTERN").ok_or(KernelError::Missing("PATTERN"))?;
+    let mut map: Array<_, Pattern> = map.try_into().map_err(KernelError::map("PATTERN"))?;
+    map.set(0, pattern, 0).map_err(KernelError::map("PATTERN"))
+}
