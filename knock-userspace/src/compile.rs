@@ -80,12 +80,12 @@ fn edges(doors: &[Door]) -> Result<HashMap<Edge, Transition>, CompileError> {
     let mut within_of = HashMap::new();
     let mut paths = Vec::new();
     let mut next_free = NodeId::DEEPER;
-    for (index, door) in doors.iter().enumerate() {
-        let (Some((&first, rest)), within) =
-            (door.sequence.split_first(), Ticks::from_duration(door.within))
-        else {
-            continue;
-        };
+    let orders = doors.iter().enumerate().flat_map(|(index, door)| {
+        let within = Ticks::from_duration(door.within);
+        door.orders().into_iter().map(move |order| (index, within, order))
+    });
+    for (index, within, order) in orders {
+        let Some((&first, rest)) = order.split_first() else { continue };
         let Some((&last, middle)) = rest.split_last() else { continue };
         let mut node = NodeId::first(first);
         let mut path = Vec::with_capacity(middle.len());
@@ -121,8 +121,8 @@ fn add_retransmissions(
     doors: &[Door],
     paths: &[Vec<(NodeId, Step)>],
 ) {
-    let firsts: HashSet<Step> =
-        doors.iter().filter_map(|door| door.sequence.first().copied()).collect();
+    let orders = doors.iter().flat_map(Door::orders);
+    let firsts: HashSet<Step> = orders.filter_map(|order| order.first().copied()).collect();
     for path in paths {
         for (taken, &(node, _)) in path.iter().enumerate() {
             for &(_, step) in &path[..=taken] {
@@ -143,9 +143,11 @@ fn classes(policy: &Policy, served: &Served, seed: [u8; 32]) -> Box<[u8; PORTS]>
     };
     let mut steps = BTreeSet::new();
     for door in &policy.doors {
-        for (index, &step) in door.sequence.iter().enumerate() {
-            add(step, if index == 0 { PortClass::FIRST } else { PortClass::LATER });
-            steps.insert(step);
+        for order in door.orders() {
+            for (index, &step) in order.iter().enumerate() {
+                add(step, if index == 0 { PortClass::FIRST } else { PortClass::LATER });
+                steps.insert(step);
+            }
         }
     }
     let guarded: HashSet<Step> = policy

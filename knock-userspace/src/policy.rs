@@ -28,6 +28,8 @@ pub struct Policy {
     pub decoys: u8,
     /// Sources with progress past their first step that are remembered.
     pub max_sources: u32,
+    /// Grants that one source may hold at once.
+    pub max_grants: u32,
     /// The doors, in the order of the config.
     pub doors: Vec<Door>,
 }
@@ -45,6 +47,7 @@ impl Default for Policy {
             strays: 2,
             decoys: 25,
             max_sources: 65_536,
+            max_grants: 64,
             doors: Vec::new(),
         }
     }
@@ -65,6 +68,43 @@ pub struct Door {
     pub open_for: Duration,
     /// Whether running connections end with the grant.
     pub cut: bool,
+    /// Whether two adjacent steps may arrive in the other order.
+    pub reorder: bool,
+    /// Grants that all sources together may hold of this door at once.
+    pub max_grants: u32,
+}
+
+impl Door {
+    /// A door with the defaults of a config.
+    pub fn new(name: impl Into<String>, opens: Vec<Service>, sequence: Vec<Step>) -> Self {
+        Self {
+            name: name.into(),
+            opens,
+            sequence,
+            within: Duration::from_secs(10),
+            open_for: Duration::from_secs(30),
+            cut: false,
+            reorder: false,
+            max_grants: 1 << 17,
+        }
+    }
+
+    /// Every order in which the steps open the door, as they were configured first. With
+    /// `reorder`, two steps sent one after the other may have overtaken each other once,
+    /// unless a step would then come twice in a row, like a retransmission.
+    pub fn orders(&self) -> Vec<Vec<Step>> {
+        let mut orders = vec![self.sequence.clone()];
+        if self.reorder {
+            for first in 1..self.sequence.len() {
+                let mut order = self.sequence.clone();
+                order.swap(first - 1, first);
+                if order.windows(2).all(|pair| pair[0] != pair[1]) && !orders.contains(&order) {
+                    orders.push(order);
+                }
+            }
+        }
+        orders
+    }
 }
 
 /// Protocol and port that a door opens.

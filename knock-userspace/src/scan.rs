@@ -50,16 +50,18 @@ impl fmt::Display for Order {
     }
 }
 
-/// The first order in which a scan completes the sequence of `door`, and how many
+/// The first order in which a scan completes a sequence of `door`, and how many
 /// decoys it hits between the first step and the last; `None` if there is none.
 ///
 /// Steps of other doors, which would end the scan's progress too, are not counted.
 pub fn opens(door: &Door, classes: &[u8; PORTS], strays: u8) -> Option<(Order, usize)> {
-    Order::all().find_map(|order| {
-        if !door.sequence.is_sorted_by(|a, b| order.position(*a) < order.position(*b)) {
+    let sequences = door.orders();
+    let pairs = sequences.iter().flat_map(|sequence| Order::all().map(move |o| (sequence, o)));
+    pairs.into_iter().find_map(|(sequence, order)| {
+        if !sequence.is_sorted_by(|a, b| order.position(*a) < order.position(*b)) {
             return None;
         }
-        let (first, last) = (door.sequence.first()?, door.sequence.last()?);
+        let (first, last) = (sequence.first()?, sequence.last()?);
         let range = order.position(*first)..order.position(*last);
         let is_decoy = |step: Step| {
             let entry = classes[usize::from(step.port)];

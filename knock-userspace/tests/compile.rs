@@ -20,15 +20,18 @@ const WITHIN: Duration = Duration::from_secs(10);
 const MILLISECOND: u64 = 1_000_000;
 
 fn policy(sequences: &[Vec<Step>]) -> Policy {
-    let door = |(index, sequence): (usize, &Vec<Step>)| Door {
-        name: format!("door{index}"),
-        opens: vec![Service::new(Protocol::Tcp, 22)],
-        sequence: sequence.clone(),
+    let sequences: Vec<_> = sequences.iter().map(|sequence| (sequence.clone(), false)).collect();
+    policy_with(&sequences)
+}
+
+/// One door for each sequence, with `reorder` as it says.
+fn policy_with(doors: &[(Vec<Step>, bool)]) -> Policy {
+    let door = |(index, (sequence, reorder)): (usize, &(Vec<Step>, bool))| Door {
         within: WITHIN,
-        open_for: Duration::from_secs(30),
-        cut: false,
+        reorder: *reorder,
+        ..Door::new(format!("door{index}"), vec![Service::new(Protocol::Tcp, 22)], sequence.clone())
     };
-    Policy { doors: sequences.iter().enumerate().map(door).collect(), ..Policy::default() }
+    Policy { doors: doors.iter().enumerate().map(door).collect(), ..Policy::default() }
 }
 
 fn simulation(compiled: &Compiled, strays: u8) -> Simulation {
@@ -66,7 +69,12 @@ impl Naive {
         ticks: u64,
     ) -> BTreeSet<usize> {
         let longest = u64::from(Ticks::from_duration(WITHIN));
-        let doors = || policy.doors.iter().map(|door| &door.sequence);
+        let doors: Vec<_> = policy.doors.iter().enumerate().collect();
+        let orders: Vec<_> = doors
+            .iter()
+            .flat_map(|(index, door)| door.orders().into_iter().map(move |order| (*index, order)))
+            .collect();
+        let doors = || orders.iter().map(|(_, order)| order);
         let begins =
             |taken: &[Step]| doors().any(|s| s.len() > taken.len() && s.starts_with(taken));
         let partials = self.partials.entry(source).or_default();
@@ -79,8 +87,8 @@ impl Naive {
                 continue;
             }
             let longer = [partial.taken.as_slice(), &[step]].concat();
-            if let Some(door) = doors().position(|sequence| *sequence == longer) {
-                opened.insert(door);
+            if let Some((door, _)) = orders.iter().find(|(_, order)| *order == longer) {
+                opened.insert(*door);
                 expected = true;
             } else if begins(&longer) {
                 next.push(Partial { taken: longer, ..partial });
@@ -121,14 +129,16 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-/// One to four doors that a config would take.
-fn doors() -> impl Strategy<Value = Vec<Vec<Step>>> {
+/// One to four doors that a config would take, some of them with `reorder`.
+fn doors() -> impl Strategy<Value = Vec<(Vec<Step>, bool)>> {
     let sequence = prop::collection::vec(step(), 2..5)
         .prop_filter("a step twice in a row", |s| s.windows(2).all(|pair| pair[0] != pair[1]));
-    prop::collection::vec(sequence, 1..5).prop_filter("a sequence that begins another", |all| {
-        all.iter()
-            .enumerate()
-            .all(|(i, a)| all.iter().enumerate().all(|(j, b)| i == j || !b.starts_with(a)))
+    let door = (sequence, prop::bool::weighted(0.3));
+    prop::collection::vec(door, 1..5).prop_filter("a sequence that begins another", |all| {
+        let orders: Vec<_> = policy_with(all).doors.iter().map(Door::orders).collect();
+        let begins =
+            |a: &[Vec<Step>], b: &[Vec<Step>]| a.iter().any(|a| b.iter().any(|b| b.starts_with(a)));
+        (0..all.len()).all(|i| (0..all.len()).all(|j| i == j || !begins(&orders[i], &orders[j])))
     })
 }
 
@@ -147,7 +157,7 @@ enum Packet {
 
 fn packet() -> impl Strategy<Value = Packet> {
     prop_oneof![
-        8 => (0usize..4).prop_map(Packet::Honest),
+        8 => (0usize..16).prop_map(Packet::Honest),
         2 => Just(Packet::Again),
         1 => step().prop_map(Packet::Any),
         1 => any::<prop::sample::Index>().prop_map(Packet::Decoy),
@@ -159,10 +169,12 @@ proptest! {
 
     #[test]
     fn the_trie_opens_what_the_naive_matcher_opens(
-        sequences in doors(),
+        doors in doors(),
         packets in prop::collection::vec((packet(), 1u8..3, 0u64..700), 1..80),
     ) {
-        let policy = policy(&sequences);
+        let policy = policy_with(&doors);
+        // Honest clients send each order.
+        let sequences: Vec<_> = policy.doors.iter().flat_map(Door::orders).collect();
         let compiled = match compile(&policy, &Served::default(), [9; 32]) {
             Ok(compiled) => compiled,
             // Such doors have a test of their own.
@@ -258,6 +270,55 @@ fn no_scan_opens_any_of_a_thousand_random_doors() {
             assert_eq!(simulation.take_events().len(), 1, "an honest knock opens");
         }
     }
+}
+
+#[test]
+fn steps_that_overtook_each_other_open_a_door_that_says_so() {
+    let sequence = draw_sequence(&mut StdRng::seed_from_u64(3), 4);
+    for (reorder, opened) in [(false, 1), (true, 4)] {
+        let policy = policy_with(&[(sequence.clone(), reorder)]);
+        let compiled = compile(&policy, &Served::default(), [1; 32]).unwrap();
+        let simulation = simulation(&compiled, 2);
+        let swapped = (0..3).map(|first| {
+            let mut order = sequence.clone();
+            order.swap(first, first + 1);
+            order
+        });
+        for (number, order) in (1u8..).zip(std::iter::once(sequence.clone()).chain(swapped)) {
+            for step in order {
+                simulation.knock(source(number), step, MILLISECOND);
+            }
+        }
+        assert_eq!(simulation.take_events().len(), opened, "reorder = {reorder}");
+        for step in sequence.iter().rev() {
+            simulation.knock(source(100), *step, MILLISECOND);
+        }
+        assert_eq!(simulation.take_events(), [], "backwards is no knock");
+    }
+}
+
+#[test]
+fn no_scan_opens_doors_whose_steps_may_overtake_each_other() {
+    let mut rng = StdRng::seed_from_u64(11);
+    let scans = scans(&mut rng);
+    let mut opened = 0;
+    for _ in 0..25 {
+        let doors: Vec<_> = (0..4).map(|_| (draw_sequence(&mut rng, 4), true)).collect();
+        let compiled = match compile(&policy_with(&doors), &Served::default(), rand::random()) {
+            Ok(compiled) => compiled,
+            Err(CompileError::Scannable { .. }) => continue,
+            Err(error) => panic!("{error}"),
+        };
+        opened += 1;
+        let simulation = simulation(&compiled, 2);
+        for (number, scan) in (1u8..).zip(&scans) {
+            for &step in scan {
+                simulation.knock(source(number), step, MILLISECOND);
+            }
+        }
+        assert_eq!(simulation.take_events(), []);
+    }
+    assert!(opened > 20, "only {opened} of 25 could be compiled");
 }
 
 #[test]

@@ -2,21 +2,26 @@
 
 mod error;
 mod grants;
+mod journal;
 mod start;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use knock_common::counters::Counter;
+use knock_common::detect::Outcome;
 use knock_common::event::Event;
 use tokio::task::JoinHandle;
-use tokio_util::time::DelayQueue;
+use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::{error, info, warn};
 
 pub use self::error::AgentError;
 use self::grants::{Earned, Grants};
+use self::journal::Journal;
 use self::start::{Started, start};
 use crate::firewall::{Firewall, FirewallError, Ruleset, TimedGrant};
 use crate::kernel::{Detector, Events, Trace};
@@ -61,12 +66,14 @@ pub async fn run(
         policy,
         grants: Grants::default(),
         ends: DelayQueue::new(),
+        timers: HashMap::new(),
+        journal: Journal::default(),
         waiting: Vec::new(),
         firewall: Some(firewall),
         ruleset: Arc::new(ruleset),
         transaction: None,
     };
-    let result = agent.serve(events, trace, shutdown).await;
+    let result = agent.serve(&detector, events, trace, shutdown).await;
     agent.stop(&detector, options.clean).await;
     result
 }
@@ -79,6 +86,9 @@ struct Agent {
     grants: Grants,
     /// When to say that a grant has ended.
     ends: DelayQueue<Grant>,
+    /// The place of each grant in `ends`.
+    timers: HashMap<Grant, delay_queue::Key>,
+    journal: Journal,
     /// Events that wait for the transaction before theirs.
     waiting: Vec<Event>,
     /// `None` while a transaction has it.
@@ -91,6 +101,7 @@ struct Agent {
 impl Agent {
     async fn serve(
         &mut self,
+        detector: &Detector,
         mut events: Events,
         mut trace: Option<Trace>,
         shutdown: impl Future<Output = ()>,
@@ -99,9 +110,16 @@ impl Agent {
         loop {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
-                result = events.read(&mut self.waiting, BATCH), if self.waiting.len() < BATCH => result?,
+                result = events.read(&mut self.waiting, BATCH), if self.waiting.len() < BATCH => {
+                    result?;
+                    self.look_for_lost(detector);
+                }
                 done = finished(&mut self.transaction) => self.conclude(done),
-                Some(ended) = self.ends.next() => self.close(ended.into_inner()),
+                Some(ended) = self.ends.next() => {
+                    let grant = ended.into_inner();
+                    self.timers.remove(&grant);
+                    self.close(grant);
+                }
                 result = traced(&mut trace) => { result?; }
             }
             self.begin();
@@ -117,10 +135,15 @@ impl Agent {
         let now = Instant::now();
         let mut earned = Vec::with_capacity(self.waiting.len());
         for event in self.waiting.drain(..) {
-            let index = event.door as usize;
-            if let Some(door) = self.policy.doors.get(index) {
-                earned.extend(self.grants.earned(IpAddr::from(event.source), index, door, now));
+            let (source, index) = (IpAddr::from(event.source), event.door as usize);
+            match self.grants.earn(&self.policy, source, index, now) {
+                Ok(grants) => earned.extend(grants),
+                Err(why) => self.journal.refused(&self.policy.doors[index], source, why),
             }
+        }
+        if earned.is_empty() {
+            self.firewall = Some(firewall);
+            return;
         }
         let ruleset = Arc::clone(&self.ruleset);
         self.transaction = Some(tokio::task::spawn_blocking(move || {
@@ -145,22 +168,24 @@ impl Agent {
         self.firewall = Some(firewall);
         self.transaction = None;
         if let Err(error) = result {
-            error!(lost = earned.len(), %error, "grants refused by the kernel; knock again");
+            self.journal.failed(earned.len(), &error);
+            for one in earned.into_iter().rev() {
+                self.grants.take_back(one);
+                // Its timer may have gone off while it seemed to be extended.
+                self.close(one.grant);
+            }
             return;
         }
-        let (now, wall) = (Instant::now(), SystemTime::now());
+        let now = Instant::now();
         for one in earned {
-            self.grants.insert(one);
             let left = one.until.saturating_duration_since(now);
-            self.ends.insert(one.grant, left);
-            info!(
-                door = self.policy.doors[one.door].name,
-                source = %one.grant.source,
-                service = %one.grant.service,
-                until = %humantime::format_rfc3339_seconds(wall + left),
-                extended = one.extended,
-                "opened"
-            );
+            match self.timers.get(&one.grant) {
+                Some(timer) => self.ends.reset(timer, left),
+                None => {
+                    self.timers.insert(one.grant, self.ends.insert(one.grant, left));
+                }
+            }
+            self.journal.opened(&self.policy.doors[one.door], &one, left);
         }
     }
 
@@ -169,12 +194,18 @@ impl Agent {
         // The timer wheel works in milliseconds and may be early by less than one.
         let now = Instant::now() + Duration::from_millis(1);
         if let Some(door) = self.grants.expire(grant, now) {
-            info!(
-                door = self.policy.doors[door].name,
-                source = %grant.source,
-                service = %grant.service,
-                "closed"
-            );
+            self.journal.closed(&self.policy.doors[door], grant);
+        }
+    }
+
+    /// During a flood of completed knocks only: a quiet agent asks the kernel nothing.
+    fn look_for_lost(&mut self, detector: &Detector) {
+        const MANY: usize = 1024;
+        if self.waiting.len() < MANY {
+            return;
+        }
+        if let Ok(totals) = detector.totals() {
+            self.journal.event_lost(totals.get(Counter::Candidate(Outcome::EventLost)));
         }
     }
 
@@ -183,8 +214,10 @@ impl Agent {
             let done = finished(&mut self.transaction).await;
             self.conclude(done);
         }
+        self.journal.finish();
         match detector.totals() {
             Ok(totals) => {
+                self.journal.event_lost(totals.get(Counter::Candidate(Outcome::EventLost)));
                 let counters: Vec<_> =
                     totals.named().map(|(name, n)| format!("{name}={n}")).collect();
                 info!(packets = totals.packets(), counters = counters.join(" "), "counters");

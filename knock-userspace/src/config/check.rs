@@ -15,6 +15,7 @@ const WITHIN: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(300);
 const OPEN_FOR: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const GRANTS: std::ops::RangeInclusive<u32> = 1..=10_000_000;
 const STEPS: std::ops::RangeInclusive<usize> = 2..=32;
 
 /// What was wrong so far.
@@ -59,6 +60,7 @@ pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
         strays,
         decoys,
         max_sources,
+        max_grants,
         doors,
     } = raw;
     let mut mistakes = Mistakes::default();
@@ -94,7 +96,9 @@ pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
         strays: mistakes.optional(strays, default.strays, |n| values::number(n, 0..=15)),
         decoys: mistakes.optional(decoys, default.decoys, |n| values::number(n, 0..=100)),
         max_sources: mistakes
-            .optional(max_sources, default.max_sources, |n| values::number(n, 1 << 10..=1 << 24)),
+            .optional(max_sources, default.max_sources, |n| values::number(n, 1 << 10..=1 << 30)),
+        max_grants: mistakes
+            .optional(max_grants, default.max_grants, |n| values::number(n, GRANTS)),
         doors: placed.into_iter().map(|placed| placed.door).collect(),
     };
     if mistakes.0.is_empty() { Ok(policy) } else { Err(mistakes.0) }
@@ -111,28 +115,31 @@ fn list<T>(
 
 /// One door by itself; `None` if it cannot be told what was meant.
 fn door(raw: raw::Door, mistakes: &mut Mistakes) -> Option<Placed> {
-    let raw::Door { name, opens, sequence, within, open_for, cut } = raw;
+    let raw::Door { name, opens, sequence, within, open_for, cut, reorder, max_grants } = raw;
     let before = mistakes.0.len();
     let name_at = name.span();
     let name = mistakes.note(name_at.clone(), values::door_name(name.get_ref()));
     let services = services(opens, mistakes);
     let sequence_at = sequence.span();
     let (steps, places) = steps(sequence, mistakes);
-    let within =
-        mistakes.optional(within, Duration::from_secs(10), |text| values::duration(&text, WITHIN));
-    let open_for = mistakes
-        .optional(open_for, Duration::from_secs(30), |text| values::duration(&text, OPEN_FOR));
+    let default = Door::new("", services, steps);
+    let within = mistakes.optional(within, default.within, |text| values::duration(&text, WITHIN));
+    let open_for =
+        mistakes.optional(open_for, default.open_for, |text| values::duration(&text, OPEN_FOR));
+    let max_grants =
+        mistakes.optional(max_grants, default.max_grants, |n| values::number(n, GRANTS));
     if mistakes.0.len() > before {
         return None;
     }
     Some(Placed {
         door: Door {
             name: name?,
-            opens: services,
-            sequence: steps,
             within,
             open_for,
-            cut: cut.unwrap_or(false),
+            cut: cut.unwrap_or(default.cut),
+            reorder: reorder.unwrap_or(default.reorder),
+            max_grants,
+            ..default
         },
         name: name_at,
         sequence: sequence_at,
@@ -210,21 +217,17 @@ fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
             let mistake = Mistake::new(placed.name.clone(), what, "rename one of them");
             mistakes.0.push(mistake.and(first, "the first"));
         }
-        sequences.entry(placed.door.sequence.as_slice()).or_insert(placed);
+        for order in placed.door.orders() {
+            sequences.entry(order).or_insert(placed);
+        }
         for service in &placed.door.opens {
             guarded.entry(Step::new(service.protocol, service.port)).or_insert(placed);
         }
     }
     let mut reported = HashSet::new();
     for placed in doors {
-        let sequence = placed.door.sequence.as_slice();
-        // Shorter beginnings first, then the whole: the same sequence elsewhere.
-        for length in 1..=sequence.len() {
-            let Some(other) = sequences.get(&sequence[..length]) else { continue };
-            if std::ptr::eq(*other, placed) {
-                continue;
-            }
-            let (what, help) = if length == sequence.len() {
+        if let Some((order, length, other)) = completed_before(&placed.door, &sequences, placed) {
+            let (what, help) = if length == order.len() {
                 (
                     "has the same sequence as",
                     "give it another one, or let one door open both services",
@@ -235,11 +238,14 @@ fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
                     "change one of the first steps",
                 )
             };
-            let what = format!("door `{}` {what} `{}`", placed.door.name, other.door.name);
+            let reordered = placed.door.reorder || other.door.reorder;
+            let reordered = if reordered { ", in an order that `reorder` allows" } else { "" };
+            let what =
+                format!("door `{}` {what} `{}`{reordered}", placed.door.name, other.door.name);
             let mistake = Mistake::new(placed.sequence.clone(), what, help);
             mistakes.0.push(mistake.and(other.sequence.clone(), format!("`{}`", other.door.name)));
-            break;
         }
+        let sequence = placed.door.sequence.as_slice();
         for (step, span) in sequence.iter().zip(&placed.steps) {
             if let Some(other) = guarded.get(step)
                 && reported.insert(span.clone())
@@ -250,4 +256,21 @@ fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
             }
         }
     }
+}
+
+/// An order of `door` that begins with, or is, a whole sequence of another door: the order,
+/// the length of that sequence, and the other door.
+fn completed_before<'a>(
+    door: &Door,
+    sequences: &HashMap<Vec<Step>, &'a Placed>,
+    placed: &Placed,
+) -> Option<(Vec<Step>, usize, &'a Placed)> {
+    door.orders().into_iter().find_map(|order| {
+        // Shorter beginnings first, then the whole: the same sequence elsewhere.
+        let (length, other) = (1..=order.len()).find_map(|length| {
+            let other = *sequences.get(&order[..length])?;
+            (!std::ptr::eq(other, placed)).then_some((length, other))
+        })?;
+        Some((order, length, other))
+    })
 }

@@ -21,6 +21,7 @@ pub(super) struct Config {
     pub strays: Option<Spanned<i64>>,
     pub decoys: Option<Spanned<i64>>,
     pub max_sources: Option<Spanned<i64>>,
+    pub max_grants: Option<Spanned<i64>>,
     #[serde(default, rename = "door")]
     pub doors: Vec<Spanned<Door>>,
 }
@@ -34,10 +35,12 @@ pub(super) struct Door {
     pub within: Option<Text>,
     pub open_for: Option<Text>,
     pub cut: Option<bool>,
+    pub reorder: Option<bool>,
+    pub max_grants: Option<Spanned<i64>>,
 }
 
 /// Every key, for suggestions.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "interfaces",
     "mode",
     "connections",
@@ -47,6 +50,7 @@ const KEYS: [&str; 16] = [
     "strays",
     "decoys",
     "max_sources",
+    "max_grants",
     "door",
     "name",
     "opens",
@@ -54,6 +58,7 @@ const KEYS: [&str; 16] = [
     "within",
     "open_for",
     "cut",
+    "reorder",
 ];
 
 /// What the TOML reader refused, with what might have been meant.

@@ -54,6 +54,8 @@ fn the_example_has_every_key_and_loads() {
         "within",
         "open_for",
         "cut",
+        "reorder",
+        "max_grants",
     ] {
         let set = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
         assert!(set, "{key} is not in the example");

@@ -57,25 +57,17 @@ impl Ruleset {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use knock_common::sequence::Protocol;
 
     use super::*;
-    use crate::policy::{Attach, Door, Knocks};
+    use crate::policy::Door;
 
     const SSH: Service = Service::new(Protocol::Tcp, 22);
     const VPN: Service = Service::new(Protocol::Udp, 51820);
 
     fn door(opens: &[Service], cut: bool) -> Door {
-        Door {
-            name: format!("{opens:?}{cut}"),
-            opens: opens.to_vec(),
-            sequence: Vec::new(),
-            within: Duration::from_secs(10),
-            open_for: Duration::from_secs(30),
-            cut,
-        }
+        Door { cut, ..Door::new(format!("{opens:?}{cut}"), opens.to_vec(), Vec::new()) }
     }
 
     fn policy(connections: Connections, doors: Vec<Door>) -> Policy {
@@ -83,13 +75,8 @@ mod tests {
             interfaces: vec!["eth0".into()],
             mode: Mode::Enforce,
             connections,
-            attach: Attach::Auto,
-            knocks: Knocks::Pass,
-            always_allow: Vec::new(),
-            strays: 2,
-            decoys: 10,
-            max_sources: 1024,
             doors,
+            ..Policy::default()
         }
     }
 

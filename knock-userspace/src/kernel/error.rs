@@ -12,6 +12,21 @@ pub enum KernelError {
     /// The object could not be loaded or its maps not created.
     #[error("cannot create the detector's maps: {0}")]
     Load(#[from] EbpfError),
+    /// `max_sources` is too large for this host.
+    #[error(
+        "`max_sources = {asked}` needs {needed_mib} MiB in the kernel, which refuses: {available_mib} \
+         MiB are free here; {fits} would fit"
+    )]
+    TooManySources {
+        /// As configured.
+        asked: u32,
+        /// About how much memory that takes.
+        needed_mib: u64,
+        /// How much is free.
+        available_mib: u64,
+        /// The largest half, quarter and so on of it that takes half of that at most.
+        fits: u32,
+    },
     /// The kernel is too old.
     #[error("this kernel lacks {}; the detector needs Linux 5.15 or later", .0.join(", "))]
     TooOld(Vec<String>),

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, MapData, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use knock_common::first::Bucket;
 use knock_common::sequence::{Edge, PORTS, Transition};
 use nix::time::{ClockId, clock_getres};
+use procfs::Current as _;
 
 use super::{AttachedMode, Events, KernelError, Totals, Trace, attach};
 use crate::compile::Compiled;
@@ -41,11 +43,49 @@ impl Settings {
     /// Bytes of the ring buffer: 32,768 completed knocks of 40 bytes with their headers.
     const RING_BYTES: u32 = 1 << 21;
 
-    /// Buckets of first steps: eight slots each, 16 times as many slots as sources,
-    /// so that at a flood of two million first steps a second an honest one stays for
-    /// more than a second at the default size.
+    /// Buckets of first steps: seven slots each, 14 times as many slots as sources. At
+    /// the default size a flood of two million first steps a second needs nearly half a
+    /// second to write as many as there are.
     const fn buckets(self) -> u32 {
         self.max_sources.next_power_of_two().saturating_mul(2)
+    }
+
+    /// About how many bytes the maps take whose size depends on `max_sources`.
+    fn memory(self) -> u64 {
+        // struct htab_elem with a key of 16 and a value of 32 bytes, and the head of a
+        // hash bucket (kernel/bpf/hashtab.c).
+        const ELEMENT: u64 = 104;
+        const HEAD: u64 = 16;
+        let buckets = u64::from(self.buckets());
+        let sources = u64::from(self.max_sources);
+        buckets * size_of::<Bucket<u64>>() as u64
+            + sources * ELEMENT
+            + sources.next_power_of_two() * HEAD
+    }
+
+    /// Why the maps could not be created: if there is no room for so many sources, how
+    /// many there would be room for.
+    fn explain(self, error: EbpfError) -> KernelError {
+        let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error else {
+            return KernelError::from(error).explained();
+        };
+        let sized = matches!(name.as_str(), "FIRST" | "PROGRESS");
+        let too_large = matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG));
+        let available = procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available);
+        let (true, true, Some(available)) = (sized, too_large, available) else {
+            return KernelError::from(error).explained();
+        };
+        let halves = std::iter::successors(Some(self.max_sources), |sources| Some(sources / 2));
+        let fits = halves
+            .map(|max_sources| Self { max_sources, ..self })
+            .find(|settings| settings.memory() <= available / 2)
+            .map_or(0, |settings| settings.max_sources);
+        KernelError::TooManySources {
+            asked: self.max_sources,
+            needed_mib: self.memory() >> 20,
+            available_mib: available >> 20,
+            fits,
+        }
     }
 }
 
@@ -78,7 +118,7 @@ impl Detector {
             .override_global("DROP_KNOCKS", &u32::from(settings.knocks == Knocks::Drop), true)
             .override_global("TRACE", &u32::from(settings.trace), true)
             .load(OBJECT)
-            .map_err(|error| KernelError::from(error).explained())?;
+            .map_err(|error| settings.explain(error))?;
         let mut detector = Self { ebpf, program: FRAGS };
         detector.fill(compiled)?;
         detector.load_program()?;

@@ -38,12 +38,12 @@ impl Bench {
 
     fn with(doors: &[&[Step]], knocks: Knocks, within: Duration) -> Self {
         let doors = doors.iter().enumerate().map(|(index, sequence)| Door {
-            name: format!("door{index}"),
-            opens: vec![Service::new(Protocol::Tcp, 22)],
-            sequence: sequence.to_vec(),
             within,
-            open_for: Duration::from_secs(30),
-            cut: false,
+            ..Door::new(
+                format!("door{index}"),
+                vec![Service::new(Protocol::Tcp, 22)],
+                sequence.to_vec(),
+            )
         });
         let policy = Policy { doors: doors.collect(), knocks, ..Policy::default() };
         let compiled = compile(&policy, &Served::default(), [7; 32]).expect("doors compile");

@@ -17,7 +17,7 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
     let compiled = compile(&policy, &served, rand::random())?;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["DOOR", "OPENS", "SEQUENCE", "WITHIN", "OPEN FOR", "CUT"]);
+    table.set_header(["DOOR", "OPENS", "SEQUENCE", "WITHIN", "OPEN FOR", "CUT", "REORDER"]);
     for door in &policy.doors {
         table.add_row([
             door.name.clone(),
@@ -25,7 +25,8 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
             join(&door.sequence),
             humantime::format_duration(door.within).to_string(),
             humantime::format_duration(door.open_for).to_string(),
-            if door.cut { "yes" } else { "no" }.into(),
+            yes_or_no(door.cut),
+            yes_or_no(door.reorder),
         ]);
     }
     let decoys = Protocol::ALL.map(|protocol| {
@@ -44,6 +45,10 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
         decoys[1],
     );
     Ok(())
+}
+
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
 }
 
 fn join(items: &[impl ToString]) -> String {

@@ -2,7 +2,6 @@
 //! command line says on top.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use knock_common::sequence::Protocol;
@@ -39,13 +38,10 @@ pub(crate) fn load(args: &PolicyArgs) -> Result<(Policy, bool)> {
 /// One door on SSH, whose sequence nobody knows yet. It observes.
 fn built_in() -> Policy {
     const STEPS: usize = 4;
-    let door = Door {
-        name: "ssh".into(),
-        opens: vec![Service::new(Protocol::Tcp, 22)],
-        sequence: draw_sequence(&mut rand::rng(), STEPS),
-        within: Duration::from_secs(10),
-        open_for: Duration::from_secs(30),
-        cut: false,
-    };
+    let door = Door::new(
+        "ssh",
+        vec![Service::new(Protocol::Tcp, 22)],
+        draw_sequence(&mut rand::rng(), STEPS),
+    );
     Policy { doors: vec![door], ..Policy::default() }
 }

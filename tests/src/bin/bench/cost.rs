@@ -219,13 +219,12 @@ fn run(detector: &mut Detector, program: Bench, pattern: Pattern, repeat: u32) -
 /// A detector with this many doors of four random steps.
 fn detector(doors: usize) -> (Detector, Compiled) {
     let mut rng = rand::rng();
-    let door = |index: usize| Door {
-        name: format!("door{index}"),
-        opens: vec![Service::new(Protocol::Tcp, 22)],
-        sequence: draw_sequence(&mut rng, 4),
-        within: Duration::from_secs(10),
-        open_for: Duration::from_secs(30),
-        cut: false,
+    let door = |index: usize| {
+        Door::new(
+            format!("door{index}"),
+            vec![Service::new(Protocol::Tcp, 22)],
+            draw_sequence(&mut rng, 4),
+        )
     };
     let policy = Policy { doors: (0..doors).map(door).collect(), ..Policy::default() };
     let compiled = compile(&policy, &Served::default(), rand::random()).expect("doors compile");

@@ -1,0 +1,131 @@
+//! What the agent says of each grant. Bounded: a flood of knocks must not become a flood of
+//! log lines.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tracing::{error, info, warn};
+
+use super::grants::{Earned, Refused};
+use crate::policy::{Door, Grant};
+
+/// The lines of one kind.
+struct Lines {
+    limiter: DefaultDirectRateLimiter,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Up to `burst` at once, and `per_second` in the long run.
+    fn new(per_second: u32, burst: u32) -> Self {
+        let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst));
+        Self { limiter: RateLimiter::direct(quota), left_out: 0 }
+    }
+
+    /// Whether one more may be written; if not, it is counted.
+    fn may_write(&mut self, what: &str) -> bool {
+        if self.limiter.check().is_err() {
+            self.left_out += 1;
+            return false;
+        }
+        self.confess(what);
+        true
+    }
+
+    /// Says how many lines are missing, if any are.
+    fn confess(&mut self, what: &str) {
+        let left_out = std::mem::take(&mut self.left_out);
+        if left_out > 0 {
+            warn!(left_out, what, "too many log lines");
+        }
+    }
+}
+
+/// Every line about grants goes through here.
+pub(super) struct Journal {
+    opened: Lines,
+    closed: Lines,
+    refused: Lines,
+    event_lost: u64,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            opened: Lines::new(100, 1000),
+            closed: Lines::new(100, 1000),
+            refused: Lines::new(1, 20),
+            event_lost: 0,
+        }
+    }
+}
+
+impl Journal {
+    pub(super) fn opened(&mut self, door: &Door, earned: &Earned, left: Duration) {
+        if !self.opened.may_write("opened") {
+            return;
+        }
+        let until = std::time::SystemTime::now() + left;
+        info!(
+            door = door.name,
+            source = %earned.grant.source,
+            service = %earned.grant.service,
+            until = %humantime::format_rfc3339_seconds(until),
+            extended = earned.extended(),
+            "opened"
+        );
+    }
+
+    pub(super) fn closed(&mut self, door: &Door, grant: Grant) {
+        if self.closed.may_write("closed") {
+            info!(door = door.name, source = %grant.source, service = %grant.service, "closed");
+        }
+    }
+
+    pub(super) fn refused(&mut self, door: &Door, source: std::net::IpAddr, why: Refused) {
+        if self.refused.may_write("refused") {
+            warn!(door = door.name, %source, reason = %why, "refused");
+        }
+    }
+
+    pub(super) fn failed(&mut self, grants: usize, why: &dyn std::error::Error) {
+        if self.refused.may_write("refused") {
+            error!(lost = grants, error = %why, "grants refused by the kernel; knock again");
+        }
+    }
+
+    /// Notes how many completed knocks have found the ring buffer full so far. Their
+    /// tracks are kept, so the last step alone completes them again.
+    pub(super) fn event_lost(&mut self, so_far: u64) {
+        let new = so_far.saturating_sub(self.event_lost);
+        if new > 0 {
+            self.event_lost = so_far;
+            warn!(
+                new,
+                so_far, "knocks came faster than they were read; their last step counts again"
+            );
+        }
+    }
+
+    /// Says what is still missing, when the agent stops.
+    pub(super) fn finish(&mut self) {
+        self.opened.confess("opened");
+        self.closed.confess("closed");
+        self.refused.confess("refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_lines_become_a_burst_and_a_count() {
+        let mut lines = Lines::new(1, 20);
+        let written = (0..1_000_000).filter(|_| lines.may_write("test")).count();
+        assert!((20..40).contains(&written), "{written}");
+        assert!(lines.left_out > 900_000);
+    }
+}
