@@ -111,6 +111,19 @@ impl Agent {
         self.process.seen().join("\n")
     }
 
+    /// Resident memory in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    pub fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = fs::read_to_string(path).expect("the agent runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+        let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("digits");
+        kib << 10
+    }
+
     /// Its process.
     pub fn process(&self) -> &Process {
         &self.process
@@ -142,6 +155,12 @@ impl Counters {
         let pairs = self.0.split(' ').filter_map(|pair| pair.split_once('='));
         let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
         value.map_or(0, |value| value.parse().expect("a number"))
+    }
+
+    /// All packets; each ends in one counter.
+    pub fn packets(&self) -> u64 {
+        let values = self.0.split(' ').filter_map(|pair| pair.split_once('='));
+        values.map(|(_, value)| value.parse::<u64>().expect("a number")).sum()
     }
 }
 

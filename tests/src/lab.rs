@@ -3,6 +3,10 @@
 use std::net::IpAddr;
 use std::ops::Deref;
 
+use etherparse::PacketBuilder;
+use knock_common::traffic::{FRAME, Pattern};
+use knock_userspace::kernel::Traffic;
+
 use crate::netns::Netns;
 
 /// A server, a client and a stranger, who can see and spoof each other, joined by a
@@ -16,7 +20,7 @@ pub struct Lab {
     /// Does not.
     pub stranger: Host,
     /// Holds the bridge; dropped last.
-    _switch: Netns,
+    switch: Netns,
 }
 
 /// A host: a namespace with one interface `eth0`.
@@ -49,9 +53,49 @@ impl Lab {
             server: host("server", 1),
             client: host("client", 2),
             stranger: host("stranger", 3),
-            _switch: switch,
+            switch,
         }
     }
+
+    /// Puts `count` generated frames on the server's wire, right at its interface, which
+    /// must run an XDP program: without one the kernel drops such frames.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel does not take them.
+    pub fn generate(&self, pattern: Pattern, count: u32) {
+        let frame = template(self.server.mac());
+        self.switch.run(move || {
+            let mut traffic = Traffic::load().expect("the generator loads");
+            traffic.set_pattern(pattern).expect("a pattern");
+            let port = nix::net::if_::if_nametoindex(SERVER_PORT).expect("the server's port");
+            traffic.send(port, &frame, count).expect("the kernel takes the frames");
+        });
+    }
+
+    /// The namespace of the switch; [`SERVER_PORT`] in there is the other end of the
+    /// server's interface.
+    pub const fn switch(&self) -> &Netns {
+        &self.switch
+    }
+}
+
+/// The switch's port to the server.
+pub const SERVER_PORT: &str = "port1";
+
+/// What the traffic generator changes: Ethernet to `mac`, IPv4 to 10.77.0.1.
+///
+/// # Panics
+///
+/// Never.
+pub fn template(mac: [u8; 6]) -> [u8; FRAME] {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([0x02, 0, 0, 0, 0, 1], mac)
+        .ipv4([198, 51, 100, 7], [10, 77, 0, 1], 64)
+        .udp(40_000, 9)
+        .write(&mut frame, &[0; 22])
+        .expect("a frame in memory");
+    frame.try_into().expect("64 bytes")
 }
 
 impl Default for Lab {

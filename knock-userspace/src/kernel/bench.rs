@@ -54,6 +54,16 @@ impl Detector {
         Ok(test_run(program, frame, repeat)?.1)
     }
 
+    /// Identifier of the detector's program, for [`run_program`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn program_id(&mut self) -> Result<u32, KernelError> {
+        let program = load(&mut self.ebpf, Bench::Knock.name())?;
+        Ok(program.info().map_err(KernelError::Program)?.id())
+    }
+
     /// Sets what the frames of the varying programs are.
     ///
     /// # Errors
@@ -122,13 +132,13 @@ impl Traffic {
     }
 }
 
-/// Runs an XDP program that someone else has loaded, as [`Detector::bench_run`] does;
-/// `None` if there is none with this identifier.
+/// Runs any loaded XDP program as [`Detector::bench_run`] does, on the CPU of the calling
+/// thread; `None` if there is none with this identifier.
 ///
 /// # Errors
 ///
 /// If the kernel refuses the program or the frame.
-pub fn bench_run_foreign(id: u32, frame: &[u8], repeat: u32) -> io::Result<Option<Duration>> {
+pub fn run_program(id: u32, frame: &[u8], repeat: u32) -> io::Result<Option<Duration>> {
     const BPF_PROG_TEST_RUN: libc::c_int = 10;
     /// The part of `union bpf_attr` that this command reads and writes (`linux/bpf.h`).
     #[repr(C)]

@@ -2,6 +2,7 @@
 
 mod clients;
 mod connections;
+mod floods;
 mod grants;
 mod modes;
 mod scans;

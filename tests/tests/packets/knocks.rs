@@ -157,3 +157,41 @@ fn a_step_counts_from_whichever_cpu_it_comes() {
     }
     sched_setaffinity(this_thread, &allowed).expect("affinity as before");
 }
+
+/// Every step of every source comes twice at the same time, on two CPUs.
+#[tokio::test]
+async fn steps_that_reach_two_cpus_at_once_open_the_right_door_once() {
+    use knock_userspace::kernel::run_program;
+    use std::sync::Barrier;
+
+    const SOURCES: usize = 10_000;
+    const CPUS: usize = 2;
+    let mut bench = Bench::new(&[&[A, B, C], &[B, A, C, B]]);
+    let id = bench.detector.program_id().expect("the program is loaded");
+    let sources: Vec<_> = (0..SOURCES).map(|_| stranger()).collect();
+    // The map of this test has room for 1,024 sources; the kernel gives each CPU its share.
+    for batch in sources.chunks(250) {
+        let barrier = Barrier::new(CPUS);
+        std::thread::scope(|scope| {
+            for _ in 0..CPUS {
+                scope.spawn(|| {
+                    for &source in batch {
+                        for step in [A, B, C] {
+                            let frame = knock(source, step);
+                            barrier.wait();
+                            let run = run_program(id, &frame, 1).expect("a test run");
+                            assert!(run.is_some(), "the program stays loaded");
+                        }
+                    }
+                });
+            }
+        });
+    }
+    let events = bench.events().await;
+    assert!(events.iter().all(|event| event.door == 0), "the right door");
+    let mut opened: Vec<_> = events.iter().map(|event| IpAddr::from(event.source)).collect();
+    opened.sort();
+    let mut expected = sources;
+    expected.sort();
+    assert_eq!(opened, expected, "each source once");
+}

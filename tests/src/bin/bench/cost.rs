@@ -8,7 +8,7 @@ use knock_common::detect::Outcome;
 use knock_common::sequence::{Edge, NodeId, PORTS, PortClass, Protocol, Step, Transition};
 use knock_common::traffic::{FRAME, Pattern};
 use knock_userspace::compile::{Compiled, Served, compile, draw_sequence};
-use knock_userspace::kernel::{Bench, Detector, Settings, bench_run_foreign};
+use knock_userspace::kernel::{Bench, Detector, Settings, run_program};
 use knock_userspace::policy::{Door, Knocks, Policy, Service};
 
 use crate::frames;
@@ -102,7 +102,7 @@ fn no_knock(report: &mut Report, effort: Effort) {
         for (name, frame) in &frames {
             let (id, frame) = (filter.program(), frame.clone());
             rows.push(Row::new(name, move |_| {
-                let took = bench_run_foreign(id, &frame, repeat).expect("a test run");
+                let took = run_program(id, &frame, repeat).expect("a test run");
                 took.expect("xdp-filter stays loaded")
             }));
         }

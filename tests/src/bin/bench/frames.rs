@@ -8,21 +8,9 @@ use knock_common::traffic::FRAME;
 use knock_userspace::compile::Compiled;
 use knock_userspace::kernel::Detector;
 
-/// What the varying programs change: Ethernet and IPv4 for 64 bytes, to 10.77.0.1 and the
-/// hardware address of nobody.
+/// What the varying programs change, to the hardware address of nobody.
 pub(crate) fn template() -> [u8; FRAME] {
-    template_to([0x02, 0, 0, 0, 0, 0xff])
-}
-
-/// The same to a hardware address.
-pub(crate) fn template_to(mac: [u8; 6]) -> [u8; FRAME] {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2([0x02, 0, 0, 0, 0, 1], mac)
-        .ipv4([198, 51, 100, 7], [10, 77, 0, 1], 64)
-        .udp(40_000, 9)
-        .write(&mut frame, &[0; 22])
-        .expect("a frame in memory");
-    frame.try_into().expect("64 bytes")
+    knock_tests::lab::template([0x02, 0, 0, 0, 0, 0xff])
 }
 
 /// Frames that are no knock, by name.

@@ -1,0 +1,142 @@
+//! Floods: what a stranger sends at line rate costs little, stays bounded and opens
+//! nothing.
+
+use knock_common::sequence::{Protocol, Step};
+use knock_common::traffic::Pattern;
+use knock_tests::clients::xknock_steps;
+use knock_tests::services::{Echo, eventually, tcp_open};
+use knock_tests::{Agent, Host, Lab};
+use nix::sys::signal::Signal;
+
+use crate::{SSH, STEPS, config};
+
+const A: Step = Step::new(Protocol::Tcp, 7000);
+const B: Step = Step::new(Protocol::Udp, 8000);
+const C: Step = Step::new(Protocol::Tcp, 9000);
+/// 16.0.0.0/4.
+const STRANGERS: u32 = 0x1000_0000;
+const ALL: u32 = 0x0fff_ffff;
+
+/// Packets that `host` has received on `eth0`, by the driver's count.
+fn received(host: &Host) -> u64 {
+    let statistics = host.ip("-statistics -json link show dev eth0");
+    let statistics: serde_json::Value = serde_json::from_str(&statistics).expect("JSON");
+    statistics[0]["stats64"]["rx"]["packets"].as_u64().expect("a number")
+}
+
+/// Elements of the IPv4 grants.
+fn grants(host: &Host) -> usize {
+    host.sh("nft -n list set inet xknock open4").matches("expires").count()
+}
+
+#[test]
+fn a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = Agent::start(&lab.server, &config("knocks = \"drop\"", ""));
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    let (memory, before) = (agent.resident(), received(&lab.server));
+
+    let first = Pattern::new(STRANGERS, ALL, true, &[A]);
+    let wrong = Pattern::new(STRANGERS, ALL, true, &[C, Step::new(Protocol::Tcp, 7001)]);
+    for pattern in [first, wrong, first] {
+        lab.generate(pattern, 400_000);
+    }
+
+    assert!(agent.resident() < memory + (2 << 20), "{} from {memory}", agent.resident());
+    assert!(agent.log().lines().count() < 50, "{}", agent.log());
+    assert_eq!(grants(&lab.server), 1, "nobody else got in");
+    assert!(received(&lab.server) >= before + 1_200_000, "no frame was lost unseen");
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    let counters = agent.stop();
+    let seen = received(&lab.server);
+    assert!(counters.get("first") >= 800_000, "{counters:?}");
+    assert!(counters.get("unexpected") >= 190_000, "{counters:?}");
+    // What came before the agent was attached and after is not in its counters.
+    assert!(counters.packets() <= seen && counters.packets() + 100 > seen, "{seen}: {counters:?}");
+}
+
+#[test]
+fn a_knock_opens_while_the_flood_goes_on() {
+    let lab = Lab::new();
+    let mut agent = Agent::start(&lab.server, &config("knocks = \"drop\"", ""));
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            for _ in 0..4 {
+                lab.generate(Pattern::new(STRANGERS, ALL, true, &[A]), 250_000);
+            }
+        });
+        xknock_steps(&lab.client, lab.server.v4, STEPS);
+        agent.await_opened(lab.client.v4, SSH);
+        flood.join().expect("the flood ends");
+    });
+    assert!(agent.stop().get("first") >= 1_000_000);
+}
+
+#[test]
+fn knocks_that_come_faster_than_they_are_read_count_with_their_next_step() {
+    const CLIENTS: u32 = 60_000;
+    let lab = Lab::new();
+    let top = "knocks = \"drop\"\nmax_sources = 262144";
+    let mut agent = Agent::start(&lab.server, &config(top, "open_for = \"10m\""));
+    // The ring buffer holds 52,428 completed knocks.
+    agent.process().signal(Signal::SIGSTOP);
+    let knocks = Pattern::new(STRANGERS, 0xffff, false, &[A, B, C]);
+    lab.generate(knocks, 3 * CLIENTS);
+    agent.process().signal(Signal::SIGCONT);
+    agent.await_message("knocks came faster than they were read");
+    eventually("the first grants", || grants(&lab.server) > 50_000);
+    assert!(grants(&lab.server) < CLIENTS as usize);
+    lab.generate(Pattern::new(STRANGERS, 0xffff, false, &[C]), CLIENTS);
+    eventually("all grants", || grants(&lab.server) == CLIENTS as usize);
+    let counters = agent.stop();
+    assert_eq!(counters.get("completed"), u64::from(CLIENTS), "{counters:?}");
+    assert!(counters.get("event_lost") > 7000, "{counters:?}");
+}
+
+#[test]
+fn a_source_that_holds_enough_is_refused_with_the_reason() {
+    let lab = Lab::new();
+    let _web = Echo::start(&lab.server, 80);
+    let web = "[[door]]\nname = \"web\"\nopens = [\"tcp/80\"]\n\
+               sequence = [\"udp/3000\", \"tcp/5000\", \"udp/2000\"]\n";
+    let text = format!("{}{web}", config("max_grants = 1", ""));
+    let mut agent = Agent::start(&lab.server, &text);
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    xknock_steps(&lab.client, lab.server.v4, "udp/3000,tcp/5000,udp/2000");
+    let refused = agent.await_message("refused");
+    assert_eq!(refused["door"], "web");
+    assert!(refused["reason"].as_str().is_some_and(|why| why.contains("`max_grants`")));
+    assert!(!tcp_open(&lab.client, lab.server.v4, 80));
+    xknock_steps(&lab.stranger, lab.server.v4, "udp/3000,tcp/5000,udp/2000");
+    agent.await_opened(lab.stranger.v4, "tcp/80");
+}
+
+#[test]
+fn steps_that_overtook_each_other_open_where_the_door_says_so() {
+    let lab = Lab::new();
+    let mut agent = Agent::start(&lab.server, &config("", "reorder = true"));
+    xknock_steps(&lab.client, lab.server.v4, "udp/8000,tcp/7000,tcp/9000");
+    agent.await_opened(lab.client.v4, SSH);
+    xknock_steps(&lab.stranger, lab.server.v4, "tcp/9000,udp/8000,tcp/7000");
+    xknock_steps(&lab.client, lab.server.v4, "tcp/7000,tcp/9000,udp/8000");
+    agent.await_opened(lab.client.v4, SSH);
+    assert!(!agent.has_opened_for(lab.stranger.v4));
+}
+
+#[test]
+fn more_sources_than_there_is_memory_for_are_refused_with_what_would_fit() {
+    let lab = Lab::new();
+    let text = config("max_sources = 1073741824", "");
+    let config = knock_tests::Config::new(&text);
+    let path = config.path();
+    let arguments = ["run", "--config", path.to_str().expect("a path of this test")];
+    let output = knock_tests::agent::xknockd_output(&lab.server, &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("max_sources = 1073741824") && said.contains("would fit"), "{said}");
+    assert!(!lab.server.shell("nft list table inet xknock").status.success());
+}
