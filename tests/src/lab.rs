@@ -45,10 +45,15 @@ impl Lab {
     /// Builds it; 10.77.0.0/24 and fd77::/64, the server has 1, the client 2, the
     /// stranger 3.
     pub fn new() -> Self {
+        Self::with_queues(1)
+    }
+
+    /// The same, with this many receive queues at each interface.
+    pub fn with_queues(queues: u32) -> Self {
         let switch = Netns::new("switch");
         switch.ip("link add br0 type bridge mcast_snooping 0 forward_delay 0");
         switch.ip("link set br0 up");
-        let host = |role, number| Host::new(&switch, role, number);
+        let host = |role, number| Host::new(&switch, role, number, queues);
         Self {
             server: host("server", 1),
             client: host("client", 2),
@@ -105,10 +110,14 @@ impl Default for Lab {
 }
 
 impl Host {
-    fn new(switch: &Netns, role: &str, number: u8) -> Self {
+    fn new(switch: &Netns, role: &str, number: u8, queues: u32) -> Self {
         let netns = Netns::new(role);
         let port = format!("port{number}");
-        switch.ip(&format!("link add {port} type veth peer name eth0 netns {}", netns.name()));
+        let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+        switch.ip(&format!(
+            "link add {port} {queues} type veth peer name eth0 {queues} netns {}",
+            netns.name()
+        ));
         switch.ip(&format!("link set {port} master br0 up"));
         // Duplicate address detection would keep IPv6 silent for a second.
         netns.sh("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad");
@@ -124,7 +133,8 @@ impl Host {
 
     /// The hardware address of `eth0`.
     pub fn mac(&self) -> [u8; 6] {
-        let text = self.sh("cat /sys/class/net/eth0/address 2>/dev/null || ip -br link show eth0");
+        // Not from sysfs, which shows the interfaces of the namespace that mounted it.
+        let text = self.ip("-br link show eth0");
         let word = text.split_whitespace().find(|word| word.matches(':').count() == 5);
         let bytes = word.expect("an address").split(':').map(|byte| u8::from_str_radix(byte, 16));
         bytes.collect::<Result<Vec<_>, _>>().expect("hex").try_into().expect("six bytes")

@@ -1,13 +1,44 @@
 //! `cargo xtask bench`.
 
+use std::path::{Path, PathBuf};
+
 use crate::{
     command::{as_root, cargo, exec, run, target_directory},
     setup::{self, Group},
 };
 
-pub(crate) fn bench() -> anyhow::Result<()> {
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Fewer rounds and the most important cases, in under two minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Prints what is worse by more than a tenth than in this earlier result, and fails if
+    /// anything is.
+    #[arg(long, value_name = "BASE.json")]
+    compare: Option<PathBuf>,
+    /// Only sections whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+pub(crate) fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     setup::ensure(Group::Demo, true)?;
+    setup::offer_peers();
+    // Cargo builds at the workspace's root; the path was meant from here.
+    let absolute = |path: &Path| std::path::absolute(path);
+    let compare = arguments.compare.as_deref().map(absolute).transpose()?;
     run(&mut cargo(["build", "--release", "--package", "knock-userspace", "--bins"]))?;
     run(&mut cargo(["build", "--release", "--package", "knock-tests", "--bin", "bench"]))?;
-    Err(exec(&mut as_root(target_directory().join("release/bench"))))
+    let mut bench = as_root(target_directory().join("release/bench"));
+    bench.arg("--out").arg(target_directory().join("bench"));
+    if arguments.quick {
+        bench.arg("--quick");
+    }
+    if let Some(compare) = compare {
+        bench.arg("--compare").arg(compare);
+    }
+    if let Some(only) = &arguments.only {
+        bench.arg("--only").arg(only);
+    }
+    Err(exec(&mut bench))
 }

@@ -30,8 +30,8 @@ enum Task {
     Demo,
     /// Check everything: lints, then every test.
     Test(test::Arguments),
-    /// Measure what a packet costs and how long a door takes to open.
-    Bench,
+    /// Measure what packets cost and what holds under floods, beside the peers.
+    Bench(bench::Arguments),
     /// What continuous integration runs: all of `test`, from a clean machine.
     Ci,
 }
@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<()> {
         Task::Run(arguments) => run::run(&arguments),
         Task::Demo => demo::demo(),
         Task::Test(arguments) => test::test(&arguments),
-        Task::Bench => bench::bench(),
+        Task::Bench(arguments) => bench::bench(&arguments),
         Task::Ci => test::test(&test::Arguments::default()),
     }
 }

@@ -22,6 +22,9 @@ pub(crate) const TEST: &[&str] = &[
     "tcpdump",
 ];
 
+/// What the benchmark compares with.
+pub(crate) const PEERS: &[&str] = &["knockd", "xdp-tools"];
+
 /// What the demo drives.
 pub(crate) const DEMO: &[&str] = &["iproute2", "nftables"];
 

@@ -66,6 +66,17 @@ pub(crate) fn ensure(group: Group, install: bool) -> anyhow::Result<()> {
     bail!("missing: {}; `cargo xtask setup` installs it", missing.join(", "))
 }
 
+/// Installs those of the peers that can be had. The benchmark says which are not there and
+/// leaves their columns out.
+pub(crate) fn offer_peers() {
+    let Ok(missing) = packages::not_installed(packages::PEERS) else { return };
+    for package in missing {
+        if let Err(error) = apt(&["install", "--yes", "--no-install-recommends", package]) {
+            eprintln!("{package} cannot be installed, so it is not measured: {error}");
+        }
+    }
+}
+
 fn wanted_packages(group: Group) -> Vec<&'static str> {
     let mut wanted = packages::BUILD.to_vec();
     if group >= Group::Demo {

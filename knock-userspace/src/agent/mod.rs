@@ -39,6 +39,8 @@ pub struct Options {
 /// Most knocks that are taken from the ring buffer at once, so that signals are seen
 /// during a flood.
 const BATCH: usize = 16_384;
+/// Most knocks that wait for a transaction. More stay in the ring buffer.
+const WAITING: usize = 1 << 18;
 
 /// Guards the doors of `policy` until `shutdown` is ready. `on_ready` is called once
 /// everything is in place.
@@ -110,7 +112,7 @@ impl Agent {
         loop {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
-                result = events.read(&mut self.waiting, BATCH), if self.waiting.len() < BATCH => {
+                result = events.read(&mut self.waiting, BATCH), if self.waiting.len() < WAITING => {
                     result?;
                     self.look_for_lost(detector);
                 }
@@ -133,8 +135,10 @@ impl Agent {
         }
         let Some(mut firewall) = self.firewall.take() else { return };
         let now = Instant::now();
-        let mut earned = Vec::with_capacity(self.waiting.len());
-        for event in self.waiting.drain(..) {
+        // A transaction of bounded size: it holds up everyone who comes after it.
+        let batch = self.waiting.len().min(BATCH);
+        let mut earned = Vec::with_capacity(batch);
+        for event in self.waiting.drain(..batch) {
             let (source, index) = (IpAddr::from(event.source), event.door as usize);
             match self.grants.earn(&self.policy, source, index, now) {
                 Ok(grants) => earned.extend(grants),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
 use aya::maps::Array;
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, loaded_programs};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
 use knock_common::traffic::{FRAME, Pattern};
 
@@ -129,6 +129,25 @@ impl Traffic {
         options.attrs = TestRunAttrs::new().xdp_live_frames(Self::BATCH);
         program.test_run(options).map_err(KernelError::Program)?;
         Ok(())
+    }
+}
+
+/// The program that does nothing, attached in the driver until this is dropped.
+pub struct Nothing {
+    _ebpf: Ebpf,
+}
+
+impl Nothing {
+    /// Attaches it to `interface` in the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn attach(interface: &str) -> Result<Self, KernelError> {
+        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        let program = load(&mut ebpf, Bench::Empty.name())?;
+        program.attach(interface, XdpMode::Driver).map_err(KernelError::Program)?;
+        Ok(Self { _ebpf: ebpf })
     }
 }
 

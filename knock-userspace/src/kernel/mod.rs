@@ -14,7 +14,7 @@ mod trace;
 
 pub use attach::{AttachedMode, program_name};
 #[cfg(feature = "bench")]
-pub use bench::{Bench, Traffic, run_program};
+pub use bench::{Bench, Nothing, Traffic, run_program};
 pub use counters::Totals;
 pub use error::KernelError;
 pub use events::Events;

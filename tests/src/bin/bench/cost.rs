@@ -16,7 +16,7 @@ use crate::peers::XdpFilter;
 use crate::report::{Report, Value};
 use crate::stats::lower_half;
 
-const SECTION: &str = "Cost of a packet";
+pub(crate) const SECTION: &str = "Cost of a packet";
 
 /// How often each row is measured, in turn with all others, and how many packets each time.
 #[derive(Clone, Copy)]

@@ -1,6 +1,11 @@
 //! The programs that xknock is measured beside.
 
 use knock_tests::netns::Netns;
+use knock_tests::process::Process;
+use knock_tests::{Agent, Lab};
+use tempfile::TempDir;
+
+use crate::clients::{KNOCKS, SERVICE};
 
 /// xdp-filter of xdp-tools with all its features, on an interface of its own.
 pub(crate) struct XdpFilter {
@@ -27,7 +32,11 @@ impl XdpFilter {
 
 /// Attaches xdp-filter to `interface`; the identifier of the program.
 pub(crate) fn attach_filter(netns: &Netns, interface: &str) -> Result<u32, String> {
-    let line = format!("xdp-filter load --mode native {interface} 2>&1");
+    // It wants a BPF file system, in a mount namespace of its own: nothing stays behind.
+    let line = format!(
+        "unshare --mount sh -c 'mount -t bpf bpf /sys/fs/bpf && \
+         xdp-filter load --mode native {interface}' 2>&1"
+    );
     let output = netns.shell(&line);
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
@@ -39,4 +48,112 @@ pub(crate) fn attach_filter(netns: &Netns, interface: &str) -> Result<u32, Strin
         serde_json::from_str(&json).map_err(|error| error.to_string())?;
     let id = links[0]["xdp"]["prog"]["id"].as_u64().and_then(|id| u32::try_from(id).ok());
     id.ok_or_else(|| format!("`ip link` does not say which program xdp-filter attached: {json}"))
+}
+
+/// What can be knocked on: each closes the service and opens it for three UDP knocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Knocker {
+    Xknock,
+    Knockd,
+    Nft,
+}
+
+/// One of them, running on the server of a lab.
+pub(crate) enum Running {
+    Xknock { _agent: Agent },
+    Knockd { _process: Process, _config: TempDir },
+    Nft,
+}
+
+impl Knocker {
+    pub(crate) const ALL: [Self; 3] = [Self::Xknock, Self::Knockd, Self::Nft];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Xknock => "xknock",
+            Self::Knockd => "knockd",
+            Self::Nft => "nft sets",
+        }
+    }
+
+    /// Starts it; why not, if that cannot be.
+    pub(crate) fn start(self, lab: &Lab) -> Result<Running, String> {
+        let [first, second, third] = KNOCKS;
+        match self {
+            Self::Xknock => {
+                let agent = Agent::start(&lab.server, &xknock_config(65_536));
+                Ok(Running::Xknock { _agent: agent })
+            }
+            Self::Knockd => {
+                // knockd runs a command for each opened door; this one is about the fastest.
+                load_rules(
+                    lab,
+                    &format!(
+                        "table inet knock {{ set open {{ type ipv4_addr; flags timeout; timeout 30s; }}\n\
+                     chain input {{ type filter hook input priority 0;\n\
+                     udp dport {SERVICE} ip saddr @open accept\nudp dport {SERVICE} drop\n}}\n}}"
+                    ),
+                )?;
+                let config = TempDir::new().map_err(|error| error.to_string())?;
+                let path = config.path().join("knockd.conf");
+                let text = format!(
+                    "[options]\n\tinterface = eth0\n[door]\n\
+                     \tsequence = {first}:udp,{second}:udp,{third}:udp\n\tseq_timeout = 10\n\
+                     \tcommand = nft add element inet knock open {{ %IP% }}\n"
+                );
+                std::fs::write(&path, text).map_err(|error| error.to_string())?;
+                if !lab.server.shell("command -v knockd").status.success() {
+                    return Err("knockd is not installed (Debian package knockd)".to_owned());
+                }
+                let mut command = lab.server.command("knockd");
+                command.arg("--config").arg(&path).stdout(std::process::Stdio::null());
+                let process = Process::start(&mut command);
+                Ok(Running::Knockd { _process: process, _config: config })
+            }
+            Self::Nft => {
+                let set = |name: &str| {
+                    format!(
+                        "set {name} {{ type ipv4_addr; size 65536; flags dynamic,timeout; timeout 10s; }}\n"
+                    )
+                };
+                load_rules(
+                    lab,
+                    &format!(
+                        "table inet knock {{ {}{}{}\
+                     chain input {{ type filter hook input priority -10;\n\
+                     udp dport {first} add @one {{ ip saddr }}\n\
+                     udp dport {second} ip saddr @one add @two {{ ip saddr }}\n\
+                     udp dport {third} ip saddr @two add @open {{ ip saddr timeout 30s }}\n\
+                     udp dport {SERVICE} ip saddr @open accept\nudp dport {SERVICE} drop\n}}\n}}",
+                        set("one"),
+                        set("two"),
+                        set("open"),
+                    ),
+                )?;
+                Ok(Running::Nft)
+            }
+        }
+    }
+}
+
+/// The config of the agent for knocking clients.
+pub(crate) fn xknock_config(max_sources: u32) -> String {
+    let steps = KNOCKS.map(|port| format!("\"udp/{port}\"")).join(", ");
+    format!(
+        "interfaces = [\"eth0\"]\nmode = \"enforce\"\nknocks = \"drop\"\n\
+         max_sources = {max_sources}\n[[door]]\nname = \"door\"\nopens = [\"udp/{SERVICE}\"]\n\
+         sequence = [{steps}]\nopen_for = \"10m\"\nmax_grants = 10000000\n"
+    )
+}
+
+fn load_rules(lab: &Lab, rules: &str) -> Result<(), String> {
+    let folder = TempDir::new().map_err(|error| error.to_string())?;
+    let path = folder.path().join("rules");
+    std::fs::write(&path, rules).map_err(|error| error.to_string())?;
+    let output = lab.server.command("nft").arg("-f").arg(&path).output();
+    let output = output.map_err(|error| format!("nft (Debian package nftables): {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("")))
 }

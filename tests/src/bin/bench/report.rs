@@ -1,6 +1,6 @@
 //! Figures, and how they are written down: Markdown for people, JSON for `--compare`.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde_json::{Value as Json, json};
 
@@ -69,8 +69,14 @@ impl Value {
     }
 
     fn text(self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!("{:.*} {}", self.unit.digits(), self.number, self.unit.name());
-        text.trim_end().to_owned()
+        f.write_str(text.trim_end())
     }
 }
 
