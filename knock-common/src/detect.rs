@@ -21,6 +21,16 @@ use crate::source::Source;
 /// Tracks a source can have past their first step.
 pub const TRACKS: usize = 4;
 
+/// Words that tell when any of the sources that share one last sent a first step.
+///
+/// They are few enough to stay in a CPU's cache. A scanner without progress, which nearly
+/// every packet to a decoy comes from, is done with after one look at them, instead of
+/// one into a table that no cache holds.
+pub const ACTIVITY: usize = 1 << 15;
+
+/// Tells a moment from a word that was never written.
+const ACTIVE: u64 = 1 << 63;
+
 /// The word of no track and of no first step.
 const EMPTY: u64 = Track::EMPTY;
 const _: () = assert!(EMPTY == FirstStep::EMPTY);
@@ -29,6 +39,8 @@ const _: () = assert!(EMPTY == FirstStep::EMPTY);
 pub trait Word {
     /// Reads it.
     fn load(&self) -> u64;
+    /// Overwrites it; for words of which any recent value is right.
+    fn set(&self, new: u64);
     /// Replaces `old` by `new`; false if it did not hold `old` any more.
     fn swap(&self, old: u64, new: u64) -> bool;
     /// The same number, which the compiler knows nothing about.
@@ -67,6 +79,8 @@ pub trait Store {
     fn tracks(&self, source: &Source) -> Option<&[Self::Word; TRACKS]>;
     /// Creates the entry of `source`.
     fn insert(&self, source: &Source, tracks: &[u64; TRACKS]) -> Insert;
+    /// The word, one of [`ACTIVITY`], that tells when a source of this hash last began.
+    fn activity(&self, hash: u64) -> Option<&Self::Word>;
     /// A bucket of first steps.
     fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>>;
     /// The moment that an event gets, in nanoseconds of `CLOCK_MONOTONIC`, for a packet
@@ -199,6 +213,7 @@ pub struct Detection<'a, S> {
     longest: u32,
     strays: u8,
     tag: u16,
+    hash: u64,
     bucket: u32,
     fingerprint: u32,
     notes: &'a Cell<u32>,
@@ -233,13 +248,23 @@ impl<'a, S: Store> Detection<'a, S> {
         let hash = source.hash(key);
         let (bucket, fingerprint) = FirstStep::place(hash, buckets);
         let tag = Track::tag_of(hash);
-        Self { store, step, source, now_ns, longest, strays, tag, bucket, fingerprint, notes }
+        Self { store, step, source, now_ns, longest, strays, tag, hash, bucket, fingerprint, notes }
     }
 
     /// Updates the progress of the source. `class` is that of the packet's step, and
     /// not [`PortClass::NONE`].
     #[inline(always)]
     pub fn run(&self, class: PortClass) -> Outcome {
+        let Some(activity) = self.store.activity(self.hash) else {
+            return Outcome::InsertFailed;
+        };
+        if class.has(PortClass::FIRST) {
+            // Before the step is noted: whoever finds it not active finds no step either.
+            activity.set(ACTIVE | self.now().get());
+        } else if !self.is_recent(activity) {
+            let later = class.has(PortClass::LATER);
+            return if later { Outcome::Unexpected } else { Outcome::Ignored };
+        }
         let Some(bucket) = self.store.bucket(self.bucket) else {
             return Outcome::InsertFailed;
         };
@@ -266,6 +291,13 @@ impl<'a, S: Store> Detection<'a, S> {
             self.change(cell, place, |track| track.stray(limit));
         });
         Outcome::greatest::<S::Word>(self.notes.get()).unwrap_or(Outcome::Ignored)
+    }
+
+    /// Whether a source that shares this word may have begun at most `longest` ago.
+    #[inline(always)]
+    fn is_recent(&self, activity: &S::Word) -> bool {
+        let began = activity.load();
+        began != 0 && self.now().since(Ticks::new(began)) <= self.longest as u64
     }
 
     /// Does `one` to every word that belongs to the source.

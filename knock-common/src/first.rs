@@ -30,8 +30,7 @@ impl<W: Word> Bucket<W> {
     /// before it gets its track, so that whoever finds no note finds no track either.
     #[inline(always)]
     pub fn mark_later(&self, now: Ticks) {
-        // Whoever wins this race notes the same moment.
-        self.later.swap(self.later.load(), Self::MARK | now.get());
+        self.later.set(Self::MARK | now.get());
     }
 
     /// Whether a source of this bucket may have a track that began at most `longest`

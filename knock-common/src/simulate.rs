@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::vec::Vec;
 
-use crate::detect::{Detection, Insert, Limits, Outcome, Report, Store, TRACKS, Word};
+use crate::detect::{ACTIVITY, Detection, Insert, Limits, Outcome, Report, Store, TRACKS, Word};
 use crate::event::Event;
 use crate::first::Bucket;
 use crate::sequence::{Edge, PORTS, PortClass, Step, Transition};
@@ -33,6 +33,10 @@ impl Word for HostWord {
         self.0.load(SeqCst)
     }
 
+    fn set(&self, new: u64) {
+        self.0.store(new, SeqCst);
+    }
+
     fn swap(&self, old: u64, new: u64) -> bool {
         self.0.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
     }
@@ -51,6 +55,7 @@ pub struct Simulation {
     classes: Box<[u8]>,
     edges: HashMap<Edge, Transition>,
     sources: Vec<OnceLock<Entry>>,
+    activity: Vec<HostWord>,
     buckets: Vec<Bucket<HostWord>>,
     events: Mutex<Vec<Event>>,
     refuse_inserts: AtomicBool,
@@ -69,6 +74,7 @@ impl Simulation {
             classes: classes.as_slice().into(),
             edges: edges.into_iter().collect(),
             sources: (0..MAX_SOURCES).map(|_| OnceLock::new()).collect(),
+            activity: (0..ACTIVITY).map(|_| HostWord::default()).collect(),
             buckets: (0..limits.buckets).map(|_| Default::default()).collect(),
             events: Mutex::default(),
             refuse_inserts: AtomicBool::new(false),
@@ -126,6 +132,10 @@ impl Store for Simulation {
             }
         }
         Insert::Failed
+    }
+
+    fn activity(&self, hash: u64) -> Option<&HostWord> {
+        self.activity.get(hash as usize % ACTIVITY)
     }
 
     fn bucket(&self, index: u32) -> Option<&Bucket<HostWord>> {

@@ -22,6 +22,12 @@ impl Word for SharedWord {
     }
 
     #[inline(always)]
+    fn set(&self, new: u64) {
+        // SAFETY: as for `load`; an aligned 64-bit store is a single instruction.
+        unsafe { self.0.get().write_volatile(new) };
+    }
+
+    #[inline(always)]
     fn swap(&self, old: u64, new: u64) -> bool {
         let found: u64;
         // SAFETY: the pointer is an aligned word of a map value, as above; r0, which

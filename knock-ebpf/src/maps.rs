@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use knock_common::counters::{Counter, Counters};
-use knock_common::detect::{Insert, Limits, Report, Store, TRACKS, Word};
+use knock_common::detect::{ACTIVITY, Insert, Limits, Report, Store, TRACKS, Word};
 use knock_common::event::Event;
 use knock_common::first::Bucket;
 use knock_common::sequence::{Edge, PORTS, PortClass, Step, Transition};
@@ -21,6 +21,10 @@ use crate::atomic::SharedWord;
 /// The trie below its first level.
 #[map]
 static TRIE: HashMap<Edge, Transition> = HashMap::with_max_entries(1, 0);
+
+/// When sources last began, by hash.
+#[map]
+static RECENT: Array<[SharedWord; ACTIVITY]> = Array::with_max_entries(1, 0);
 
 /// First steps, by hash of the source. Nobody maps it into memory, but the kernel begins
 /// a map of that kind at a page, so that each bucket is one cache line (Linux 5.5,
@@ -174,6 +178,11 @@ impl Store for Maps {
             Err(EEXIST) => Insert::Exists,
             Err(_) => Insert::Failed,
         }
+    }
+
+    #[inline(always)]
+    fn activity(&self, hash: u64) -> Option<&SharedWord> {
+        RECENT.get(0).map(|words| &words[hash as usize % ACTIVITY])
     }
 
     #[inline(always)]

@@ -45,7 +45,7 @@ impl Default for Policy {
             knocks: Knocks::default(),
             always_allow: Vec::new(),
             strays: 2,
-            decoys: 25,
+            decoys: 10,
             max_sources: 65_536,
             max_grants: 64,
             doors: Vec::new(),

@@ -122,6 +122,7 @@ impl Detector {
         let mut detector = Self { ebpf, program: FRAGS };
         detector.fill(compiled)?;
         detector.load_program()?;
+        give_back_memory();
         Ok(detector)
     }
 
@@ -202,6 +203,16 @@ impl Detector {
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<(u32, Duration), KernelError> {
         test_run(self.program()?, frame, repeat)
     }
+}
+
+/// Loading takes several MiB for a moment, for the kernel's type information; the
+/// allocator would keep them for good.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) takes no pointer and is safe between threads.
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// Length of a jiffy in nanoseconds: it is the resolution of the coarse clocks

@@ -18,6 +18,10 @@ use crate::stats::lower_half;
 
 pub(crate) const SECTION: &str = "Cost of a packet";
 
+/// The columns.
+pub(crate) const ONE_DOOR: &str = "xknock, 1 door";
+pub(crate) const MANY_DOORS: &str = "xknock, 10,000 doors";
+
 /// How often each row is measured, in turn with all others, and how many packets each time.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
@@ -57,58 +61,63 @@ impl Row {
     }
 }
 
-/// The rows in turn, round after round; nanoseconds a packet by name.
-fn rounds(detector: &mut Detector, rows: &mut [Row], rounds: usize) -> HashMap<&'static str, f64> {
+/// The rows in turn, round after round, each with its own of `detectors`; nanoseconds a
+/// packet by detector and name.
+fn rounds(
+    detectors: &mut [Detector],
+    rows: &mut [(usize, Row)],
+    rounds: usize,
+) -> HashMap<(usize, &'static str), f64> {
     for _ in 0..rounds {
-        for row in rows.iter_mut() {
-            row.rounds.push((row.run)(detector).as_secs_f64() * 1e9);
+        for (which, row) in rows.iter_mut() {
+            row.rounds.push((row.run)(&mut detectors[*which]).as_secs_f64() * 1e9);
         }
     }
-    rows.iter_mut().map(|row| (row.name, lower_half(&mut row.rounds))).collect()
+    let means = rows.iter_mut();
+    means.map(|(which, row)| ((*which, row.name), lower_half(&mut row.rounds))).collect()
 }
 
 /// Packets that are no knock: nearly all that an edge host sees.
 fn no_knock(report: &mut Report, effort: Effort) {
+    const SUBJECTS: [(&str, usize); 2] = [(ONE_DOOR, 1), (MANY_DOORS, 10_000)];
     let filter = XdpFilter::attach();
     if let Err(reason) = &filter {
         report.skip(SECTION, "xdp-filter", reason);
     }
-    for (subject, doors) in [("xknock, 1 door", 1), ("xknock, 10,000 doors", 10_000)] {
-        let (mut detector, compiled) = detector(doors);
+    let (mut detectors, mut rows, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    for (which, (_, doors)) in SUBJECTS.into_iter().enumerate() {
+        let (detector, compiled) = detector(doors);
+        detectors.push(detector);
         let frames = frames::no_knock(&compiled);
         let empty = frames[0].1.clone();
-        let mut rows = vec![Row::program("empty", Bench::Empty, empty, effort.repeat)];
+        rows.push((which, Row::program("empty", Bench::Empty, empty, effort.repeat)));
         for (name, frame) in &frames {
-            rows.push(Row::program(name, Bench::Knock, frame.clone(), effort.repeat));
+            rows.push((which, Row::program(name, Bench::Knock, frame.clone(), effort.repeat)));
         }
-        let ns = rounds(&mut detector, &mut rows, effort.rounds);
-        for (name, _) in &frames {
-            report.add(SECTION, name, subject, Value::ns(ns[name] - ns["empty"]));
-        }
-        if doors == 1 {
-            report.add(
-                SECTION,
-                "the empty program itself",
-                "xknock, 1 door",
-                Value::ns(ns["empty"]),
-            );
-        }
+        names = frames.into_iter().map(|(name, _)| name).collect();
     }
+    let foreign = SUBJECTS.len();
     if let Ok(filter) = &filter {
-        let (mut detector, compiled) = detector(1);
-        let frames = frames::no_knock(&compiled);
-        let repeat = effort.repeat;
-        let mut rows = vec![Row::program("empty", Bench::Empty, frames[0].1.clone(), repeat)];
-        for (name, frame) in &frames {
-            let (id, frame) = (filter.program(), frame.clone());
-            rows.push(Row::new(name, move |_| {
+        let (detector, compiled) = detector(1);
+        detectors.push(detector);
+        for (name, frame) in frames::no_knock(&compiled) {
+            let (id, repeat) = (filter.program(), effort.repeat);
+            let row = Row::new(name, move |_| {
                 let took = run_program(id, &frame, repeat).expect("a test run");
                 took.expect("xdp-filter stays loaded")
-            }));
+            });
+            rows.push((foreign, row));
         }
-        let ns = rounds(&mut detector, &mut rows, effort.rounds);
-        for (name, _) in &frames {
-            report.add(SECTION, name, "xdp-filter", Value::ns(ns[name] - ns["empty"]));
+    }
+    let ns = rounds(&mut detectors, &mut rows, effort.rounds);
+    let empty = ns[&(0, "empty")].min(ns[&(1, "empty")]);
+    report.add(SECTION, "the empty program itself", ONE_DOOR, Value::ns(empty));
+    for name in names {
+        for (which, (subject, _)) in SUBJECTS.into_iter().enumerate() {
+            report.add(SECTION, name, subject, Value::ns(ns[&(which, name)] - empty));
+        }
+        if let Some(of_filter) = ns.get(&(foreign, name)) {
+            report.add(SECTION, name, "xdp-filter", Value::ns(of_filter - empty));
         }
     }
 }
@@ -147,67 +156,93 @@ fn circle() -> Compiled {
 fn candidates(report: &mut Report, effort: Effort) {
     const SOURCE: u32 = 0x1000_0001;
     const ALL: u32 = 0x0fff_ffff;
-    const SUBJECT: &str = "xknock, 1 door";
+    const QUIET: usize = 0;
+    const FULL: usize = 1;
+    const SMALL: usize = 2;
     // The ring buffer must hold what one round completes.
     let repeat = effort.repeat.min(60_000);
-    let mut detector = load(&circle(), Policy::default().max_sources);
+    let normal = Policy::default().max_sources;
+    let mut detectors = [normal, normal, 1024].map(|sources| load(&circle(), sources));
     // Every place in both tables is taken before anything is measured.
-    let fill = Pattern::new(SOURCE, ALL, true, &[A, B]);
-    run(&mut detector, Bench::VaryKnock, fill, 8_000_000);
+    for full in [FULL, SMALL] {
+        let fill = Pattern::new(SOURCE, ALL, true, &[A, B]);
+        run(&mut detectors[full], Bench::VaryKnock, fill, 12_000_000);
+    }
     let one = |steps: &[Step]| Pattern::new(SOURCE, 0, false, steps);
     let many = |steps: &[Step]| Pattern::new(SOURCE, ALL, true, steps);
     let strangers = |steps: &[Step]| Pattern::new(SOURCE | 0x8000_0000, ALL, false, steps);
     let mut rows = Vec::new();
-    for (name, empty, pattern) in [
-        ("A", "empty, one source", one(&[A])),
-        ("decoy, random sources", "empty, random", many(&[DECOY])),
-        ("first step, new source, table full", "empty, random", many(&[A])),
-        ("A, B", "empty, one source", one(&[A, B])),
-        ("A, B, C", "empty, one source", one(&[A, B, C])),
-        ("new A, B", "empty, strangers", strangers(&[A, B])),
-        ("new A", "empty, strangers", strangers(&[A])),
+    for (which, name, pattern) in [
+        (FULL, "A", one(&[A])),
+        (FULL, "A, B", one(&[A, B])),
+        (FULL, "A, B, C", one(&[A, B, C])),
+        (QUIET, "decoy", many(&[DECOY])),
+        (FULL, "decoy", many(&[DECOY])),
+        (FULL, "new A", many(&[A])),
+        (SMALL, "new A", many(&[A])),
+        (FULL, "stranger's A, B", strangers(&[A, B])),
+        (FULL, "stranger's A", strangers(&[A])),
     ] {
-        rows.push(Row::new(name, move |detector| run(detector, Bench::VaryKnock, pattern, repeat)));
-        if rows.iter().all(|row| row.name != empty) {
-            rows.push(Row::new(empty, move |detector| {
-                run(detector, Bench::VaryEmpty, pattern, repeat)
-            }));
-        }
+        let vary = |program| move |detector: &mut Detector| run(detector, program, pattern, repeat);
+        rows.push((which, Row::new(name, vary(Bench::VaryKnock))));
+        // What changing the frame costs, which depends on the pattern.
+        rows.push((which, Row::new(base(name), vary(Bench::VaryEmpty))));
     }
-    rows.push(Row::program("empty", Bench::Empty, frames::frame(false, A), repeat));
-    for (name, step) in [("decoy, no progress", DECOY), ("first step again", A)] {
-        rows.push(Row::program(name, Bench::Knock, frames::frame(false, step), repeat));
+    let plain = |program, step| Row::program("", program, frames::frame(false, step), repeat);
+    for (which, name, program, step) in [
+        (QUIET, "empty", Bench::Empty, A),
+        (QUIET, "decoy, no progress", Bench::Knock, DECOY),
+        (FULL, "first step again", Bench::Knock, A),
+    ] {
+        rows.push((which, Row { name, ..plain(program, step) }));
     }
     let [a, b, next] = [A, B, LOOP].map(|step| frames::frame(false, step));
-    rows.push(Row::new("next step", move |detector| {
+    let next_step = Row::new("next step", move |detector| {
         for step in [&a, &b] {
             detector.bench_run(Bench::Knock, step, 1).expect("a test run");
         }
         detector.bench_run(Bench::Knock, &next, repeat).expect("a test run")
-    }));
-    rows.push(Row::new("drain", |detector| {
+    });
+    let drain = Row::new("drain", |detector| {
         frames::drain(detector);
         Duration::ZERO
-    }));
-    let ns = rounds(&mut detector, &mut rows, effort.rounds);
-    let lost = detector.totals().expect("counters").get(Counter::Candidate(Outcome::EventLost));
+    });
+    rows.extend([(FULL, next_step), (FULL, drain)]);
+    let ns = rounds(&mut detectors, &mut rows, effort.rounds);
+    let totals = detectors[FULL].totals().expect("counters");
+    let lost = totals.get(Counter::Candidate(Outcome::EventLost));
     assert_eq!(lost, 0, "the ring buffer was full, so the figures are not of completed knocks");
-    let one_source = |name| ns[name] - ns["empty, one source"];
-    let random = |name| ns[name] - ns["empty, random"];
-    let strangers = |name| ns[name] - ns["empty, strangers"];
+    let varied = |which, name| ns[&(which, name)] - ns[&(which, base(name))];
+    let plain = |which, name| ns[&(which, name)] - ns[&(QUIET, "empty")];
     let (first, two, three) =
-        (one_source("A"), 2.0 * one_source("A, B"), 3.0 * one_source("A, B, C"));
+        (varied(FULL, "A"), 2.0 * varied(FULL, "A, B"), 3.0 * varied(FULL, "A, B, C"));
+    let second = 2.0 * varied(FULL, "stranger's A, B") - varied(FULL, "stranger's A");
     for (name, value) in [
-        ("decoy, no progress", ns["decoy, no progress"] - ns["empty"]),
-        ("decoy, random sources", random("decoy, random sources")),
-        ("first step again", ns["first step again"] - ns["empty"]),
-        ("first step, new source, table full", random("first step, new source, table full")),
-        ("second step, new source, map full", 2.0 * strangers("new A, B") - strangers("new A")),
+        ("decoy, no progress", plain(QUIET, "decoy, no progress")),
+        ("decoy, random sources", varied(QUIET, "decoy")),
+        ("decoy, random sources, tables full", varied(FULL, "decoy")),
+        ("first step again", plain(FULL, "first step again")),
+        ("first step, new source, table full", varied(FULL, "new A")),
+        ("first step, new source, table full, `max_sources` 1,024", varied(SMALL, "new A")),
+        ("second step, new source, map full", second),
         ("second step, known source", two - first),
-        ("next step", ns["next step"] - ns["empty"]),
+        ("next step", plain(FULL, "next step")),
         ("completed, event included", three - two),
     ] {
-        report.add(SECTION, name, SUBJECT, Value::ns(value));
+        report.add(SECTION, name, ONE_DOOR, Value::ns(value));
+    }
+}
+
+/// The row that `name` is compared with.
+fn base(name: &'static str) -> &'static str {
+    match name {
+        "A" => "empty: A",
+        "A, B" => "empty: A, B",
+        "A, B, C" => "empty: A, B, C",
+        "decoy" => "empty: decoy",
+        "new A" => "empty: new A",
+        "stranger's A, B" => "empty: stranger's A, B",
+        _ => "empty: stranger's A",
     }
 }
 

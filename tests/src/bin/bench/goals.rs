@@ -5,7 +5,7 @@ use crate::{cost, flood, grants, open, throughput};
 
 /// Adds the goals whose figures were measured.
 pub(crate) fn judge(report: &mut Report) {
-    let ours = "xknock, 1 door";
+    let ours = cost::ONE_DOOR;
     let packets =
         ["UDP", "TCP data", "SYN to a port of no interest", "UDP over IPv6", "UDP in a VLAN"];
     let worst = |report: &Report, subject: &str| {
@@ -19,7 +19,7 @@ pub(crate) fn judge(report: &mut Report) {
         3.0,
         Unit::Nanoseconds,
     );
-    let (one, many) = (worst(report, ours), worst(report, "xknock, 10,000 doors"));
+    let (one, many) = (worst(report, ours), worst(report, cost::MANY_DOORS));
     let empty = report.get(cost::SECTION, "the empty program itself", ours);
     if let (Some(one), Some(many), Some(empty)) = (one, many, empty) {
         let ratio = 100.0 * (many + empty) / (one + empty);

@@ -1,12 +1,13 @@
 //! Bursts of completed knocks, and an agent that has nothing to do.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
 use knock_tests::{Agent, Lab};
 
-use crate::clients::KNOCKS;
+use crate::clients::{KNOCKS, SERVICE};
 use crate::memory;
 use crate::peers::xknock_config;
 use crate::report::{Report, Unit, Value};
@@ -42,6 +43,7 @@ pub(crate) fn burst(report: &mut Report, clients: u32) {
         let pattern = Pattern::new(first, 0xf_ffff, false, &steps());
         let began = Instant::now();
         send(&lab, pattern, crate::frames::template(), 3 * clients);
+        await_last(&lab, Ipv4Addr::from(first + clients - 1));
         await_grants(&lab, clients * (round + 1));
         rates.push(f64::from(clients) / began.elapsed().as_secs_f64());
     }
@@ -62,6 +64,18 @@ pub(crate) fn burst(report: &mut Report, clients: u32) {
         SUBJECT,
         Value::new(lost as f64, Unit::Count),
     );
+}
+
+/// Waits for the grant of the source that knocked last. To list all grants again and again
+/// would take the time that is measured.
+fn await_last(lab: &Lab, source: Ipv4Addr) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let element = format!("get element inet xknock open4 {{ {source} . udp . {SERVICE} }}");
+    while Instant::now() < deadline {
+        if lab.server.shell(&format!("nft '{element}'")).status.success() {
+            return;
+        }
+    }
 }
 
 /// Waits until the set holds `wanted` grants, by its own count.
