@@ -111,8 +111,10 @@ pub(crate) fn drop_knocks() -> bool {
 /// What the port of `step` is.
 #[inline(always)]
 pub(crate) fn class(step: Step) -> PortClass {
-    // SAFETY: the port is below the number of entries; a byte is read as a whole.
-    let entry = unsafe { CLASSES.0.get().cast::<u8>().add(step.port as usize).read_volatile() };
+    // SAFETY: the port is below the number of entries.
+    let entry = unsafe { CLASSES.0.get().cast::<u8>().add(step.port as usize) };
+    // SAFETY: the address is inside the variable, and a byte is read as a whole.
+    let entry = unsafe { entry.read_volatile() };
     PortClass::of(entry, step.protocol)
 }
 

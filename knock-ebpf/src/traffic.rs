@@ -55,11 +55,11 @@ fn write_next(context: &XdpContext) -> Option<()> {
     if start + FRAME > end {
         return None;
     }
-    // SAFETY: the frame has `FRAME` bytes, which hold both headers, and no one else looks
+    // SAFETY: the frame has `FRAME` bytes, which hold this header, and no one else looks
     // at it while the program runs; frames begin at even addresses (see `cursor.rs`).
-    let (network, transport) = unsafe {
-        (&mut *((start + IPV4) as *mut Header), &mut *((start + TRANSPORT) as *mut Header))
-    };
+    let network = unsafe { &mut *((start + IPV4) as *mut Header) };
+    // SAFETY: as above; the two headers do not overlap.
+    let transport = unsafe { &mut *((start + TRANSPORT) as *mut Header) };
     let before = to_bytes(network);
     *network = to_words(&ipv4_header(&before, source, step.protocol));
     let destination = u32::from_be_bytes([before[16], before[17], before[18], before[19]]);
