@@ -40,8 +40,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Bytes of the ring buffer: 104,857 completed knocks of 40 bytes with their headers.
-    const RING_BYTES: u32 = 1 << 22;
+    /// Bytes of the ring buffer: 52,428 completed knocks of 40 bytes with their headers. The
+    /// agent maps it twice over, and it counts as resident there.
+    const RING_BYTES: u32 = 1 << 21;
 
     /// Buckets of first steps, of seven slots each: four for each source. At the default
     /// size, of all first steps one flood of four million a second leaves 97% in place for
