@@ -6,6 +6,7 @@ use knock_tests::{Agent, Lab};
 use knock_userspace::compile::draw_sequence;
 use knock_userspace::kernel::Nothing;
 
+use crate::clients::SERVICE;
 use crate::memory;
 use crate::peers::attach_filter;
 use crate::report::{Report, Unit, Value};
@@ -135,7 +136,13 @@ fn config(doors: u32, max_sources: u32) -> String {
          sequence = [\"udp/7000\", \"udp/8000\", \"udp/4500\"]\n"
     );
     for door in 1..doors {
-        let steps = draw_sequence(&mut rng, 4);
+        // No step may be what a door opens.
+        let steps = loop {
+            let steps = draw_sequence(&mut rng, 4);
+            if steps.iter().all(|step| step.port != SERVICE) {
+                break steps;
+            }
+        };
         let steps: Vec<_> = steps.iter().map(|step| format!("\"{step}\"")).collect();
         text += &format!(
             "[[door]]\nname = \"door{door}\"\nopens = [\"udp/5353\"]\nsequence = [{}]\n",
