@@ -50,6 +50,15 @@ fn nmap_in_ascending_order_over_udp() {
 }
 
 #[test]
+fn nmap_over_all_ports_of_both_protocols() {
+    const ALL: &str = "-Pn -n -r -T5 --max-retries 0 --min-rate 20000 -p- 10.77.0.1";
+    for (protocol, kind) in [("tcp", "-sS"), ("udp", "-sU")] {
+        let (text, steps) = ascending(protocol);
+        opens_nothing(&text, &steps, &format!("nmap {kind} {ALL}"));
+    }
+}
+
+#[test]
 fn hping_in_ascending_order_over_tcp() {
     let (text, steps) = ascending("tcp");
     let scan = "hping3 -q -S -i u500 -c 1200 -p ++6900 10.77.0.1 >/dev/null 2>&1; true";
