@@ -96,7 +96,7 @@ pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
         strays: mistakes.optional(strays, default.strays, |n| values::number(n, 0..=15)),
         decoys: mistakes.optional(decoys, default.decoys, |n| values::number(n, 0..=100)),
         max_sources: mistakes
-            .optional(max_sources, default.max_sources, |n| values::number(n, 1 << 10..=1 << 30)),
+            .optional(max_sources, default.max_sources, |n| values::number(n, 1 << 10..=1 << 29)),
         max_grants: mistakes
             .optional(max_grants, default.max_grants, |n| values::number(n, GRANTS)),
         doors: placed.into_iter().map(|placed| placed.door).collect(),

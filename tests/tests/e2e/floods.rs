@@ -172,13 +172,13 @@ fn steps_that_overtook_each_other_open_where_the_door_says_so() {
 #[test]
 fn more_sources_than_there_is_memory_for_are_refused_with_what_would_fit() {
     let lab = Lab::new();
-    let text = config("max_sources = 1073741824", "");
+    let text = config("max_sources = 536870912", "");
     let config = knock_tests::Config::new(&text);
     let path = config.path();
     let arguments = ["run", "--config", path.to_str().expect("a path of this test")];
     let output = knock_tests::agent::xknockd_output(&lab.server, &arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(said.contains("max_sources = 1073741824") && said.contains("would fit"), "{said}");
+    assert!(said.contains("max_sources = 536870912") && said.contains("would fit"), "{said}");
     assert!(!lab.server.shell("nft list table inet xknock").status.success());
 }
