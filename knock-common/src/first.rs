@@ -187,6 +187,22 @@ mod tests {
         assert_ne!(tcp.track(0).node, udp.track(0).node);
     }
 
+    #[test]
+    fn a_full_bucket_gives_up_its_oldest_and_replaces_what_comes_again() {
+        let bucket = Bucket::<HostWord>::default();
+        let step = |who: u32, at: u64| first_step(who, 7000, 0, Ticks::new(at));
+        // The third is the oldest.
+        for (who, at) in [(1, 40), (2, 30), (3, 10), (4, 20), (5, 50), (6, 60), (7, 70)] {
+            assert!(bucket.put(step(who, at)));
+        }
+        let held = || bucket.slots.each_ref().map(|slot| slot.load() as u32 & 0xff);
+        assert_eq!(held(), [7, 6, 5, 4, 3, 2, 1], "an empty slot each, the last one first");
+        assert!(bucket.put(step(6, 80)), "again");
+        assert_eq!(held(), [7, 6, 5, 4, 3, 2, 1]);
+        assert!(bucket.put(step(8, 90)));
+        assert_eq!(held(), [7, 6, 5, 4, 8, 2, 1], "instead of the oldest");
+    }
+
     proptest! {
         #[test]
         fn packing_loses_nothing_for_five_hours(

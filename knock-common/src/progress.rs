@@ -179,6 +179,7 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulate::HostWord;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -231,6 +232,22 @@ mod tests {
         assert_eq!(clean.stray(0), None);
         let full = Track { strays: Track::MAX_STRAYS, ..clean };
         assert_eq!(full.stray(u8::MAX), None, "the count must not wrap to a clean track");
+    }
+
+    #[test]
+    fn the_same_track_gives_way_first_then_a_strangers_then_the_oldest() {
+        let (now, new) = (Ticks::new(1000), track(Ticks::new(990)));
+        let other = Track { node: NodeId(NODE.0 + 1), ..new };
+        let older = Track { started: Ticks::new(500), ..other };
+        let stranger = Track { tag: 1, ..new };
+        let rank = |word| new.rank::<HostWord>(word, now);
+        let order = [other, older, stranger, track(Ticks::new(700))].map(|one| rank(one.pack()));
+        assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+        assert_eq!(
+            rank(Track::EMPTY) >> 27,
+            rank(stranger.pack()) >> 27,
+            "as good as a stranger's"
+        );
     }
 
     proptest! {

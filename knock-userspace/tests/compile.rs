@@ -346,7 +346,11 @@ fn sequences_that_a_scan_would_open_are_refused() {
         assert!(said.contains("door `door0`") && said.contains(order), "{said}");
     }
     let safe = vec![tcp(7001), tcp(7000), tcp(7002)];
-    compile(&policy(&[safe]), &Served::default(), [1; 32]).expect("no scan meets it in order");
+    compile(&policy(std::slice::from_ref(&safe)), &Served::default(), [1; 32])
+        .expect("no scan meets it in order");
+    // With the first two in the other order, a scan does.
+    let error = compile(&policy_with(&[(safe, true)]), &Served::default(), [1; 32]).unwrap_err();
+    assert!(error.to_string().contains("ascending"), "{error}");
 }
 
 #[test]

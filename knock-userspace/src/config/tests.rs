@@ -188,3 +188,24 @@ fn ten_thousand_doors_and_ten_megabytes_of_rubbish_are_read_quickly() {
     // A quadratic check would take minutes.
     assert!(started.elapsed() < Duration::from_secs(20));
 }
+
+#[test]
+fn an_order_that_reorder_allows_may_not_be_another_doors() {
+    let second = SSH
+        .replace("ssh", "web")
+        .replace("tcp/22", "tcp/80")
+        .replace("\"tcp/7000\", \"udp/8000\"", "\"udp/8000\", \"tcp/7000\"");
+    parse("test.toml", &format!("{SSH}{second}")).expect("two different sequences");
+    let said = shown(&format!("{SSH}reorder = true\n{second}"));
+    assert!(said.contains("has the same sequence as"), "{said}");
+    assert!(said.contains("in an order that `reorder` allows"), "{said}");
+}
+
+#[test]
+fn limits_are_read_and_bounded() {
+    let policy = parse("test.toml", &format!("max_grants = 3\n{SSH}max_grants = 9\n")).unwrap();
+    assert_eq!((policy.max_grants, policy.doors[0].max_grants), (3, 9));
+    for wrong in [format!("max_grants = 0\n{SSH}"), format!("{SSH}max_grants = -1\n")] {
+        assert!(shown(&wrong).contains("give a number from 1 to 10000000"));
+    }
+}
