@@ -71,7 +71,7 @@ pub(crate) fn ensure(group: Group, install: bool) -> anyhow::Result<()> {
 pub(crate) fn offer_peers() {
     let Ok(missing) = packages::not_installed(packages::PEERS) else { return };
     for package in missing {
-        if let Err(error) = apt(&["install", "--yes", "--no-install-recommends", package]) {
+        if let Err(error) = apt_install(&[package]) {
             eprintln!("{package} cannot be installed, so it is not measured: {error}");
         }
     }
@@ -142,7 +142,7 @@ impl Plan<'_> {
         if missing.iter().any(|package| packages::candidate(&known, package).is_none()) {
             apt(&["update"])?;
         }
-        apt(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
+        apt_install(&missing)
     }
 
     fn compiler(&mut self, group: Group) -> anyhow::Result<()> {
@@ -247,6 +247,17 @@ impl Plan<'_> {
         }
         Ok(())
     }
+}
+
+/// A list of packages that is some days old names versions which the archive has replaced
+/// since, so a failure is met with a fresh list before it counts.
+fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
+    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+    apt(&install).or_else(|_| {
+        println!("That failed, perhaps over an old list of packages. Trying again with a new one.");
+        apt(&["update"])?;
+        apt(&install)
+    })
 }
 
 fn apt(arguments: &[&str]) -> anyhow::Result<()> {
