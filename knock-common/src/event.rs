@@ -1,5 +1,6 @@
 //! What the detector reports to the agent through the ring buffer.
 
+use crate::sequence::DoorId;
 use crate::source::Source;
 
 /// One completed sequence: 32 bytes, no padding, host byte order.
@@ -10,10 +11,8 @@ pub struct Event {
     pub source: Source,
     /// When the last step came, in nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
-    /// Index of the door in the compiled policy.
-    pub door: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Which door it opens.
+    pub door: DoorId,
 }
 
 impl Event {
@@ -22,8 +21,8 @@ impl Event {
 
     /// A completed sequence.
     #[inline(always)]
-    pub const fn new(source: Source, door: u32, time_ns: u64) -> Self {
-        Self { source, time_ns, door, reserved: 0 }
+    pub const fn new(source: Source, door: DoorId, time_ns: u64) -> Self {
+        Self { source, time_ns, door }
     }
 
     /// Reads a record; `None` if it has another size.
@@ -31,8 +30,8 @@ impl Event {
         let record: &[u8; Self::SIZE] = record.try_into().ok()?;
         let (source, rest) = record.split_first_chunk::<16>()?;
         let (time_ns, rest) = rest.split_first_chunk::<8>()?;
-        let (door, _) = rest.split_first_chunk::<4>()?;
-        Some(Self::new(Source(*source), u32::from_ne_bytes(*door), u64::from_ne_bytes(*time_ns)))
+        let door = DoorId(u64::from_ne_bytes(*rest.first_chunk()?));
+        Some(Self::new(Source(*source), door, u64::from_ne_bytes(*time_ns)))
     }
 }
 
@@ -50,8 +49,8 @@ mod tests {
         let mut record = [0; 32];
         record[..16].copy_from_slice(&Source::v4([192, 0, 2, 1]).0);
         record[16..24].copy_from_slice(&5u64.to_ne_bytes());
-        record[24..28].copy_from_slice(&3u32.to_ne_bytes());
-        let expected = Event::new(Source::v4([192, 0, 2, 1]), 3, 5);
+        record[24..].copy_from_slice(&3u64.to_ne_bytes());
+        let expected = Event::new(Source::v4([192, 0, 2, 1]), DoorId(3), 5);
         assert_eq!(Event::from_bytes(&record), Some(expected));
     }
 }

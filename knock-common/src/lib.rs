@@ -23,3 +23,8 @@ pub mod simulate;
 mod slots;
 pub mod source;
 pub mod traffic;
+
+/// Version of all that is pinned: raise it when the key, the value or the meaning of a map
+/// that outlives the agent changes. A newer agent then starts with maps of its own instead
+/// of reading the old ones wrongly.
+pub const LAYOUT: u32 = 1;

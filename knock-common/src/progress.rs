@@ -2,7 +2,7 @@
 //! compare-and-swap changes all of it.
 
 use crate::detect::Word;
-use crate::sequence::{Move, NodeId, Transition};
+use crate::sequence::{DoorId, Move, NodeId, Transition};
 use crate::slots::is_zero;
 
 /// Time since boot in units of 2^22 ns (4.194304 ms, about a jiffy), 26 bits: wraps
@@ -91,7 +91,7 @@ pub enum Advance {
     /// Replace the track by this one.
     To(Track),
     /// Complete: report this door, empty the track.
-    Accept(u32),
+    Accept(DoorId),
     /// A retransmission, nothing to do.
     Stay,
     /// Right step, but too long after the first: empty the track.
@@ -192,18 +192,18 @@ mod tests {
     #[test]
     fn within_bounds_the_whole_sequence_to_the_tick() {
         let within = Ticks::from_duration(Duration::from_secs(10));
-        let transition = Transition::accept(7, within);
+        let transition = Transition::accept(DoorId(7), within);
         let started = Ticks::new(1000);
         let at = |age: u64| track(started).advance(transition, Ticks::new(1000 + age));
-        assert_eq!(at(within as u64), Advance::Accept(7));
+        assert_eq!(at(within as u64), Advance::Accept(DoorId(7)));
         assert_eq!(at(within as u64 + 1), Advance::Late);
     }
 
     #[test]
     fn the_clock_may_wrap_during_a_knock() {
-        let transition = Transition::accept(7, 100);
+        let transition = Transition::accept(DoorId(7), 100);
         let started = Ticks::new(0).before(50);
-        assert_eq!(track(started).advance(transition, Ticks::new(49)), Advance::Accept(7));
+        assert_eq!(track(started).advance(transition, Ticks::new(49)), Advance::Accept(DoorId(7)));
         assert_eq!(track(started).advance(transition, Ticks::new(51)), Advance::Late);
     }
 
@@ -211,8 +211,8 @@ mod tests {
     fn a_clock_read_before_another_cpus_makes_nothing_old() {
         let (earlier, later) = (Ticks::new(1000), Ticks::new(1001));
         assert_eq!(earlier.since(later), 0);
-        let transition = Transition::accept(7, 100);
-        assert_eq!(track(later).advance(transition, earlier), Advance::Accept(7));
+        let transition = Transition::accept(DoorId(7), 100);
+        assert_eq!(track(later).advance(transition, earlier), Advance::Accept(DoorId(7)));
     }
 
     #[test]

@@ -94,6 +94,31 @@ impl NodeId {
     }
 }
 
+/// Names a door to the detector: a hash of its name, so that an event still means the same
+/// door after the agent was started anew or its config changed.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DoorId(pub u64);
+
+impl DoorId {
+    /// No door.
+    const NONE: Self = Self(0);
+
+    /// The identifier of the door called `name` (FNV-1a, 64 bits). Among ten thousand doors
+    /// two share one with a probability of 3e-12; a config in which they do is refused.
+    pub const fn of(name: &str) -> Self {
+        const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let (mut hash, bytes) = (BASIS, name.as_bytes());
+        let mut at = 0;
+        while at < bytes.len() {
+            hash = (hash ^ bytes[at] as u64).wrapping_mul(PRIME);
+            at += 1;
+        }
+        if hash == Self::NONE.0 { Self(BASIS) } else { Self(hash) }
+    }
+}
+
 /// Key of the trie map: 8 bytes, no padding.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,13 +141,13 @@ impl Edge {
     }
 }
 
-/// Value of the trie map: 12 bytes, no padding.
+/// Value of the trie map: 16 bytes, no padding.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Transition {
     next: u32,
-    door: u32,
     within: u32,
+    door: u64,
 }
 
 /// What a transition does to a track that takes it.
@@ -131,7 +156,7 @@ pub enum Move {
     /// Go on to this node.
     Advance(NodeId),
     /// The sequence is complete: report this door.
-    Accept(u32),
+    Accept(DoorId),
     /// A retransmission of a step already taken: nothing changes.
     Stay,
 }
@@ -139,17 +164,17 @@ pub enum Move {
 impl Transition {
     /// Next step taken. `within` is in ticks, counted from the first step.
     pub const fn advance(next: NodeId, within: u32) -> Self {
-        Self { next: next.0, door: u32::MAX, within }
+        Self { next: next.0, within, door: DoorId::NONE.0 }
     }
 
     /// Last step taken, `door` is to be opened.
-    pub const fn accept(door: u32, within: u32) -> Self {
-        Self { next: NodeId::ROOT.0, door, within }
+    pub const fn accept(door: DoorId, within: u32) -> Self {
+        Self { next: NodeId::ROOT.0, within, door: door.0 }
     }
 
     /// A step of the path to `node`, seen again.
     pub const fn stay(node: NodeId) -> Self {
-        Self { next: node.0, door: u32::MAX, within: u32::MAX }
+        Self { next: node.0, within: u32::MAX, door: DoorId::NONE.0 }
     }
 
     /// What happens to a track at `node`.
@@ -158,9 +183,17 @@ impl Transition {
         if self.next == node.0 {
             Move::Stay
         } else if self.next == NodeId::ROOT.0 {
-            Move::Accept(self.door)
+            Move::Accept(DoorId(self.door))
         } else {
             Move::Advance(NodeId(self.next))
+        }
+    }
+
+    /// The node that it leads to, if it takes a track further.
+    pub const fn next(self, node: NodeId) -> Option<NodeId> {
+        match self.from(node) {
+            Move::Advance(next) => Some(next),
+            Move::Accept(_) | Move::Stay => None,
         }
     }
 
@@ -223,7 +256,7 @@ pub const PORTS: usize = 1 << 16;
 mod pod {
     // SAFETY: eight bytes without padding; plain integers.
     unsafe impl aya::Pod for super::Edge {}
-    // SAFETY: twelve bytes without padding; plain integers.
+    // SAFETY: sixteen bytes without padding; plain integers.
     unsafe impl aya::Pod for super::Transition {}
 }
 
@@ -236,7 +269,7 @@ mod tests {
     #[test]
     fn map_layouts_have_no_padding() {
         assert_eq!(size_of::<Edge>(), 8);
-        assert_eq!(size_of::<Transition>(), 12);
+        assert_eq!(size_of::<Transition>(), 16);
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::sync::Barrier;
 use std::thread;
 
 use knock_common::detect::Limits;
-use knock_common::sequence::{Edge, NodeId, PORTS, PortClass, Protocol, Step, Transition};
+use knock_common::sequence::{DoorId, Edge, NodeId, PORTS, PortClass, Protocol, Step, Transition};
 use knock_common::simulate::Simulation;
 use knock_common::source::Source;
 
 const A: Step = Step::new(Protocol::Tcp, 7000);
 const B: Step = Step::new(Protocol::Udp, 8000);
 const C: Step = Step::new(Protocol::Tcp, 9000);
-const DOOR: u32 = 7;
+const DOOR: DoorId = DoorId(7);
 
 fn simulation() -> Simulation {
     let mut classes = Box::new([0u8; PORTS]);

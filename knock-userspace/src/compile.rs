@@ -1,21 +1,21 @@
-//! From doors to what the detector looks up: a class for every port and the
-//! transitions of one trie. Pure.
+//! From doors to what the detector looks up: a class for every port and one trie. Pure.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ops::RangeInclusive;
 
 use knock_common::progress::Ticks;
-use knock_common::sequence::{Edge, NodeId, PORTS, PortClass, Protocol, Step, Transition};
+use knock_common::sequence::{PORTS, PortClass, Protocol, Step};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 use crate::policy::{Door, Policy};
 use crate::scan;
+use crate::trie::{Path, TooManyNodes, Trie};
 
 /// What the detector's maps hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
-    /// Every transition below the first level; each edge once.
-    pub edges: HashMap<Edge, Transition>,
+    /// All sequences.
+    pub trie: Trie,
     /// One byte a port, see [`PortClass`].
     pub classes: Box<[u8; PORTS]>,
     /// The longest `within` of any door, in ticks.
@@ -51,18 +51,33 @@ pub enum CompileError {
         strays: u8,
     },
     /// The trie is too large for a track to name its nodes.
-    #[error("the sequences have more than {} different beginnings", NodeId::MAX.0)]
-    TooManyNodes,
+    #[error(transparent)]
+    TooManyNodes(#[from] TooManyNodes),
 }
 
-/// Compiles all doors of `policy`. Door `n` of the policy is door `n` in the events.
+/// Compiles all doors of `policy`, from nothing.
+///
+/// # Errors
+///
+/// See [`CompileError`].
+pub fn compile(policy: &Policy, served: &Served, seed: [u8; 32]) -> Result<Compiled, CompileError> {
+    compile_onto(&Trie::default(), policy, served, seed)
+}
+
+/// Compiles all doors of `policy` for a detector that has `trie`: doors that stay keep
+/// their nodes, and with them the progress of who knocks on them.
 ///
 /// `seed` chooses the decoys; who knows it knows where not to scan.
 ///
 /// # Errors
 ///
 /// See [`CompileError`].
-pub fn compile(policy: &Policy, served: &Served, seed: [u8; 32]) -> Result<Compiled, CompileError> {
+pub fn compile_onto(
+    trie: &Trie,
+    policy: &Policy,
+    served: &Served,
+    seed: [u8; 32],
+) -> Result<Compiled, CompileError> {
     let classes = classes(policy, served, seed);
     for door in &policy.doors {
         if let Some((order, decoys)) = scan::opens(door, &classes, policy.strays) {
@@ -71,67 +86,17 @@ pub fn compile(policy: &Policy, served: &Served, seed: [u8; 32]) -> Result<Compi
         }
     }
     let longest = policy.doors.iter().map(|door| Ticks::from_duration(door.within)).max();
-    Ok(Compiled { edges: edges(&policy.doors)?, classes, longest: longest.unwrap_or(0) })
+    let trie = trie.rebuilt(&paths(&policy.doors))?;
+    Ok(Compiled { trie, classes, longest: longest.unwrap_or(0) })
 }
 
-/// The trie below its first level.
-fn edges(doors: &[Door]) -> Result<HashMap<Edge, Transition>, CompileError> {
-    let mut edges = HashMap::new();
-    let mut within_of = HashMap::new();
-    let mut paths = Vec::new();
-    let mut next_free = NodeId::DEEPER;
-    let orders = doors.iter().enumerate().flat_map(|(index, door)| {
-        let within = Ticks::from_duration(door.within);
-        door.orders().into_iter().map(move |order| (index, within, order))
-    });
-    for (index, within, order) in orders {
-        let Some((&first, rest)) = order.split_first() else { continue };
-        let Some((&last, middle)) = rest.split_last() else { continue };
-        let mut node = NodeId::first(first);
-        let mut path = Vec::with_capacity(middle.len());
-        for &step in middle {
-            let (next, longest) = within_of.entry(Edge::new(node, step)).or_insert_with(|| {
-                let fresh = next_free;
-                next_free.0 += 1;
-                (fresh, 0)
-            });
-            // Doors that share a beginning share its edges; the last edge of each
-            // decides by its own time.
-            *longest = within.max(*longest);
-            node = *next;
-            path.push((node, step));
-        }
-        if next_free > NodeId::MAX {
-            return Err(CompileError::TooManyNodes);
-        }
-        edges.insert(Edge::new(node, last), Transition::accept(index as u32, within));
-        paths.push(path);
-    }
-    for (edge, (next, within)) in within_of {
-        edges.insert(edge, Transition::advance(next, within));
-    }
-    add_retransmissions(&mut edges, doors, &paths);
-    Ok(edges)
-}
-
-/// A step already taken may come again, even late. It then leads to where the track
-/// is. First steps need no such edge: they begin anew wherever they come.
-fn add_retransmissions(
-    edges: &mut HashMap<Edge, Transition>,
-    doors: &[Door],
-    paths: &[Vec<(NodeId, Step)>],
-) {
-    let orders = doors.iter().flat_map(Door::orders);
-    let firsts: HashSet<Step> = orders.filter_map(|order| order.first().copied()).collect();
-    for path in paths {
-        for (taken, &(node, _)) in path.iter().enumerate() {
-            for &(_, step) in &path[..=taken] {
-                if !firsts.contains(&step) {
-                    edges.entry(Edge::new(node, step)).or_insert(Transition::stay(node));
-                }
-            }
-        }
-    }
+/// Every way to every door.
+fn paths(doors: &[Door]) -> Vec<Path> {
+    let ways = |door: &Door| {
+        let (id, within) = (door.id(), Ticks::from_duration(door.within));
+        door.orders().into_iter().map(move |steps| Path { door: id, within, steps })
+    };
+    doors.iter().flat_map(ways).collect()
 }
 
 /// The class of every port, for both protocols.

@@ -1,9 +1,14 @@
-//! What the host says of its network interfaces, over route netlink.
+//! What the host says of its network interfaces, over route netlink, and when that changes.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::task::JoinHandle;
 
 /// One interface as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,27 +19,31 @@ pub struct Interface {
     pub index: u32,
     /// Its addresses, those for the whole world first.
     pub addresses: Vec<IpAddr>,
-    /// Identifier of the XDP program that is attached to it.
-    pub xdp_program: Option<u32>,
+    /// The XDP program that is attached to it.
+    pub xdp: Option<Xdp>,
 }
 
-/// Why an interface could not be looked at.
+/// An attached XDP program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// Its identifier.
+    pub program: u32,
+    /// Whether it runs in the network stack instead of the driver.
+    pub generic: bool,
+}
+
+/// Why interfaces could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
-    /// There is none of that name.
-    #[error("there is no interface `{name}`; this host has {}", present.join(", "))]
-    Unknown {
-        /// The name asked for.
-        name: String,
-        /// The names there are.
-        present: Vec<String>,
-    },
     /// The socket could not be opened.
     #[error("cannot open a route netlink socket: {0}")]
     Socket(#[from] std::io::Error),
     /// The kernel did not answer.
     #[error("cannot list interfaces: {0}")]
     Netlink(#[source] Box<rtnetlink::Error>),
+    /// The connection to the kernel ended.
+    #[error("the route netlink connection ended")]
+    Ended,
 }
 
 impl From<rtnetlink::Error> for InterfaceError {
@@ -44,74 +53,109 @@ impl From<rtnetlink::Error> for InterfaceError {
     }
 }
 
-/// Looks at the interfaces called `names`, in that order.
-///
-/// # Errors
-///
-/// See [`InterfaceError`]; the first name that is unknown.
-pub async fn inspect(names: &[String]) -> Result<Vec<Interface>, InterfaceError> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let connection = tokio::spawn(connection);
-    let result = inspect_with(&handle, names).await;
-    connection.abort();
-    result
+/// Looks at all interfaces, and hears when they change.
+pub struct Interfaces {
+    handle: Handle,
+    /// Something, for each message of the kernel.
+    news: BoxStream<'static, ()>,
+    connection: JoinHandle<()>,
+    /// Something came of which nobody has been told yet.
+    pending: bool,
 }
 
-async fn inspect_with(
-    handle: &rtnetlink::Handle,
-    names: &[String],
-) -> Result<Vec<Interface>, InterfaceError> {
-    use futures_util::TryStreamExt as _;
+impl Interfaces {
+    /// Opens a connection in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the socket.
+    pub fn open() -> Result<Self, InterfaceError> {
+        let (connection, handle, news) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+        let news = news.map(|_| ()).boxed();
+        Ok(Self { handle, news, connection: tokio::spawn(connection), pending: false })
+    }
 
-    let links: Vec<_> = handle.link().get().execute().try_collect().await?;
-    let mut all: Vec<Interface> = links
-        .iter()
-        .filter_map(|link| {
-            let name = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name.clone()),
-                _ => None,
-            })?;
-            let xdp_program = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Xdp(xdp) => xdp.iter().find_map(program_id),
-                _ => None,
-            });
-            Some(Interface { name, index: link.header.index, addresses: Vec::new(), xdp_program })
-        })
-        .collect();
-    let addresses: Vec<_> = handle.address().get().execute().try_collect().await?;
-    for message in addresses {
-        let Some(interface) = all.iter_mut().find(|one| one.index == message.header.index) else {
-            continue;
-        };
-        for attribute in message.attributes {
-            if let AddressAttribute::Address(address) = attribute {
-                interface.addresses.push(address);
+    /// All interfaces as they are now.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not answer.
+    pub async fn list(&self) -> Result<Vec<Interface>, InterfaceError> {
+        let links: Vec<_> = self.handle.link().get().execute().try_collect().await?;
+        let mut all: Vec<_> = links.iter().filter_map(interface).collect();
+        let addresses: Vec<_> = self.handle.address().get().execute().try_collect().await?;
+        for message in addresses {
+            let Some(interface) = all.iter_mut().find(|one| one.index == message.header.index)
+            else {
+                continue;
+            };
+            for attribute in message.attributes {
+                if let AddressAttribute::Address(address) = attribute {
+                    interface.addresses.push(address);
+                }
             }
         }
-    }
-    names
-        .iter()
-        .map(|name| {
-            let found = all.iter().find(|interface| interface.name == *name).cloned();
-            let mut interface = found.ok_or_else(|| InterfaceError::Unknown {
-                name: name.clone(),
-                present: all.iter().map(|interface| interface.name.clone()).collect(),
-            })?;
+        for interface in &mut all {
             interface.addresses.sort_by_key(|address| is_link_local(*address));
-            Ok(interface)
-        })
-        .collect()
+        }
+        Ok(all)
+    }
+
+    /// Waits until some interface may have changed, and until those that change together with
+    /// it have too. What it was does not matter: whoever waits looks at all of them anew, so
+    /// nothing is lost if the kernel had to leave something out.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the connection has ended.
+    pub async fn changed(&mut self) -> Result<(), InterfaceError> {
+        /// A host that starts a container changes several interfaces at once.
+        const TOGETHER: Duration = Duration::from_millis(5);
+        if !self.pending {
+            self.news.next().await.ok_or(InterfaceError::Ended)?;
+            self.pending = true;
+        }
+        tokio::time::sleep(TOGETHER).await;
+        while let Some(message) = self.news.next().now_or_never() {
+            message.ok_or(InterfaceError::Ended)?;
+        }
+        self.pending = false;
+        Ok(())
+    }
+}
+
+impl Drop for Interfaces {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn interface(link: &LinkMessage) -> Option<Interface> {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let xdp = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => program(xdp),
+        _ => None,
+    });
+    Some(Interface { name, index: link.header.index, addresses: Vec::new(), xdp })
 }
 
 /// The program in whichever mode it is attached.
-fn program_id(xdp: &LinkXdp) -> Option<u32> {
-    match *xdp {
+fn program(xdp: &[LinkXdp]) -> Option<Xdp> {
+    let id = |one: &LinkXdp| match *one {
         LinkXdp::ProgId(id)
         | LinkXdp::DrvProgId(id)
         | LinkXdp::SkbProgId(id)
         | LinkXdp::HwProgId(id) => Some(id).filter(|&id| id != 0),
         _ => None,
-    }
+    };
+    let generic = xdp.iter().any(|one| matches!(one, LinkXdp::SkbProgId(1..)));
+    xdp.iter().find_map(id).map(|program| Xdp { program, generic })
 }
 
 fn is_link_local(address: IpAddr) -> bool {

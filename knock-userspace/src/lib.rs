@@ -4,6 +4,8 @@
 
 #[cfg(feature = "agent")]
 pub mod agent;
+#[cfg(feature = "agent")]
+pub mod caller;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "agent")]
@@ -11,13 +13,21 @@ pub mod compile;
 #[cfg(feature = "agent")]
 pub mod config;
 #[cfg(feature = "agent")]
+pub mod control;
+#[cfg(feature = "agent")]
 pub mod firewall;
 #[cfg(feature = "agent")]
 pub mod interfaces;
 #[cfg(feature = "agent")]
 pub mod kernel;
 #[cfg(feature = "agent")]
+pub mod lock;
+#[cfg(feature = "agent")]
+pub mod lockout;
+#[cfg(feature = "agent")]
 pub mod logging;
+#[cfg(feature = "agent")]
+pub mod places;
 #[cfg(feature = "agent")]
 pub mod policy;
 #[cfg(feature = "agent")]
@@ -26,3 +36,7 @@ pub mod ports;
 pub mod scan;
 #[cfg(feature = "agent")]
 pub mod sockets;
+#[cfg(feature = "agent")]
+pub mod syscalls;
+#[cfg(feature = "agent")]
+pub mod trie;

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use knock_common::sequence::{Protocol, Step};
+use knock_common::sequence::{DoorId, Protocol, Step};
 
 /// Everything the agent acts on, checked and complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Names of the interfaces whose packets are looked at and guarded.
+    /// Names of the interfaces whose packets are looked at and guarded; one that ends with
+    /// `*` stands for all that begin so. They need not be there yet.
     pub interfaces: Vec<String>,
     /// Whether the guard drops.
     pub mode: Mode,
@@ -30,6 +31,8 @@ pub struct Policy {
     pub max_sources: u32,
     /// Grants that one source may hold at once.
     pub max_grants: u32,
+    /// How old a completed knock may be that nobody has read because the agent was away.
+    pub late_grants: Duration,
     /// The doors, in the order of the config.
     pub doors: Vec<Door>,
 }
@@ -48,8 +51,34 @@ impl Default for Policy {
             decoys: 10,
             max_sources: 65_536,
             max_grants: 64,
+            late_grants: Duration::from_secs(5),
             doors: Vec::new(),
         }
+    }
+}
+
+impl Policy {
+    /// The door with this name.
+    pub fn door(&self, name: &str) -> Option<&Door> {
+        self.doors.iter().find(|door| door.name == name)
+    }
+
+    /// Whether the interface called `name` is one of those to be watched.
+    pub fn watches(&self, name: &str) -> bool {
+        self.interfaces.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// The names and patterns that none of the interfaces called `present` fits.
+    pub fn awaited<'a>(&'a self, present: &[&str]) -> Vec<&'a str> {
+        let patterns = self.interfaces.iter().map(String::as_str);
+        patterns.filter(|pattern| !present.iter().any(|name| matches(pattern, name))).collect()
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
     }
 }
 
@@ -87,6 +116,11 @@ impl Door {
             reorder: false,
             max_grants: 1 << 17,
         }
+    }
+
+    /// What events call it.
+    pub fn id(&self) -> DoorId {
+        DoorId::of(&self.name)
     }
 
     /// Every order in which the steps open the door, as they were configured first. With

@@ -163,6 +163,7 @@ mod tests {
         let grant = Grant { source: "192.0.2.7".parse().unwrap(), service: SSH };
         Status {
             mode,
+            trial: None,
             guarded: vec![SSH, WIREGUARD],
             interfaces: vec!["eth0".into()],
             always_allow: vec!["198.51.100.0/24".parse().unwrap()],

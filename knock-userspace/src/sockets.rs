@@ -73,6 +73,19 @@ pub fn served() -> ProcResult<Served> {
     Ok(Served { listening, ephemeral: ephemeral_ports() })
 }
 
+/// What tells this network namespace from all others that there are: its inode
+/// (network_namespaces(7)).
+///
+/// # Errors
+///
+/// If procfs cannot be read.
+pub fn network_namespace() -> ProcResult<u64> {
+    let process = procfs::process::Process::myself()?;
+    let namespaces = process.namespaces()?;
+    let net = namespaces.0.get(std::ffi::OsStr::new("net"));
+    net.map(|namespace| namespace.identifier).ok_or_else(|| "no network namespaces".into())
+}
+
 /// `net.ipv4.ip_local_port_range`, for both address families (ip(7)).
 fn ephemeral_ports() -> Option<std::ops::RangeInclusive<u16>> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;

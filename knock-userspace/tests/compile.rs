@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use knock_common::detect::Limits;
+use knock_common::event::Event;
 use knock_common::progress::Ticks;
-use knock_common::sequence::{PortClass, Protocol, Step};
+use knock_common::sequence::{DoorId, PortClass, Protocol, Step};
 use knock_common::simulate::Simulation;
 use knock_common::source::Source;
 use knock_userspace::compile::{CompileError, Compiled, Served, compile, draw_sequence};
@@ -36,7 +37,12 @@ fn policy_with(doors: &[(Vec<Step>, bool)]) -> Policy {
 
 fn simulation(compiled: &Compiled, strays: u8) -> Simulation {
     let limits = Limits { strays, longest: compiled.longest, buckets: 1024, key: [3, 5] };
-    Simulation::new(limits, &compiled.classes, compiled.edges.iter().map(|(e, t)| (*e, *t)))
+    Simulation::new(limits, &compiled.classes, compiled.trie.edges.iter().map(|(e, t)| (*e, *t)))
+}
+
+/// The door that an event names, by its place in the policy.
+fn index_of(policy: &Policy, event: &Event) -> usize {
+    policy.doors.iter().position(|door| door.id() == event.door).expect("a door of the policy")
 }
 
 fn source(number: u8) -> Source {
@@ -207,7 +213,7 @@ proptest! {
             let expected = naive.knock(&policy, &decoys, source(who), step, ticks);
             simulation.knock(source(who), step, ticks << 22);
             let opened: BTreeSet<_> =
-                simulation.take_events().iter().map(|event| event.door as usize).collect();
+                simulation.take_events().iter().map(|event| index_of(&policy, event)).collect();
             prop_assert_eq!(&opened, &expected, "at {} from {}", step, who);
             // Beyond its four tracks the detector forgets, as it says.
             if naive.later(source(who)) > 4 {
@@ -382,7 +388,8 @@ fn ten_thousand_doors_compile_and_the_last_one_opens() {
     }
     let events = simulation.take_events();
     assert_eq!(events.len(), 1);
-    assert_eq!((events[0].door, IpAddr::from(events[0].source)), (9_999, [192, 0, 2, 1].into()));
+    assert_eq!(events[0].door, DoorId::of("door9999"));
+    assert_eq!(IpAddr::from(events[0].source), IpAddr::from([192, 0, 2, 1]));
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use knock_userspace::kernel::Pins;
+use knock_userspace::places::Places;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -129,6 +131,16 @@ impl Agent {
         &self.process
     }
 
+    /// Waits for its end, which something else has brought about.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end well.
+    pub fn process_ends(self) {
+        let (status, log) = self.process.wait();
+        assert!(status.success(), "{status}: {log:#?}");
+    }
+
     /// Stops it as an init system does and returns its last counters.
     ///
     /// # Panics
@@ -168,7 +180,18 @@ impl Counters {
 pub fn xknockd(host: &Host) -> Command {
     let mut command = host.command(program("xknockd"));
     command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").env("RUST_BACKTRACE", "0");
+    // Whoever runs the tests from an SSH session is not whom they are about.
+    command.env_remove("SSH_CONNECTION").env("XKNOCKD_INSTANCE", host.name());
     command
+}
+
+/// Removes what agents on `host` have left outside of its namespace.
+pub(crate) fn remove_leftovers(instance: &str) {
+    let places = Places::of(instance);
+    if let Ok(Some(pins)) = Pins::existing(&places.pins) {
+        let _ = pins.remove_all();
+    }
+    let _ = fs::remove_dir_all(&places.run);
 }
 
 /// Runs the agent's program on `host` to its end.

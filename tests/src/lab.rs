@@ -109,6 +109,12 @@ impl Default for Lab {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        crate::agent::remove_leftovers(self.netns.name());
+    }
+}
+
 impl Host {
     fn new(switch: &Netns, role: &str, number: u8, queues: u32) -> Self {
         let netns = Netns::new(role);

@@ -18,6 +18,7 @@ fn ruleset() -> Ruleset {
         guarded: BTreeMap::from([(SSH, false), (DNS, true)]),
         always_allow: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
         mode: Mode::Enforce,
+        trial: None,
         tracking: Tracking::Stateless,
     }
 }
@@ -32,7 +33,7 @@ fn installed() -> (Netns, Firewall) {
     let netns = Netns::new("firewall");
     let firewall = netns.run(|| {
         let mut firewall = Firewall::open().expect("nftables");
-        firewall.install(&ruleset()).expect("the ruleset");
+        firewall.install(&ruleset(), &[]).expect("the ruleset");
         firewall
     });
     (netns, firewall)
@@ -81,9 +82,10 @@ fn installing_again_keeps_grants_and_replaces_everything_else() {
         guarded: BTreeMap::from([(SSH, true)]),
         always_allow: Vec::new(),
         mode: Mode::Observe,
+        trial: None,
         tracking: Tracking::Stateless,
     };
-    firewall.install(&other).unwrap();
+    firewall.install(&other, &[]).unwrap();
     let status = status(&mut firewall);
     assert_eq!(
         (status.mode, status.interfaces.as_slice()),
@@ -148,7 +150,7 @@ fn a_table_that_another_tool_removed_is_told_apart() {
     netns.sh("nft flush ruleset");
     let error = firewall.grant(&[grant(Ipv4Addr::new(198, 51, 100, 2), SSH, 60)]).unwrap_err();
     assert!(matches!(error, FirewallError::NoTable), "{error}");
-    firewall.install(&ruleset()).unwrap();
+    firewall.install(&ruleset(), &[]).unwrap();
     assert!(firewall.exists().unwrap());
 }
 
@@ -157,7 +159,7 @@ fn a_refused_ruleset_changes_nothing() {
     let (_netns, mut firewall) = installed();
     let before = status(&mut firewall);
     let bad = Ruleset { interfaces: vec!["a-name-that-is-too-long".into()], ..ruleset() };
-    let error = firewall.install(&bad).unwrap_err();
+    let error = firewall.install(&bad, &[]).unwrap_err();
     assert!(error.to_string().contains("a-name-that-is-too-long"), "{error}");
     assert_eq!(status(&mut firewall), before);
 }
@@ -182,7 +184,7 @@ fn connection_tracking_of_others_is_noticed_and_our_own_is_not() {
     assert!(!in_use());
     netns.run(|| {
         let ours = Ruleset { tracking: Tracking::Conntrack, ..ruleset() };
-        Firewall::open().unwrap().install(&ours).unwrap();
+        Firewall::open().unwrap().install(&ours, &[]).unwrap();
     });
     assert!(!in_use(), "a restart does not make the agent's own rule a reason");
     netns.sh(

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sequence::{NodeId, Protocol::Tcp};
+use crate::sequence::{DoorId, NodeId, Protocol::Tcp};
 
 const SOURCE: Source = Source::v4([192, 0, 2, 1]);
 const STEPS: [Step; 3] = [Step::new(Tcp, 7000), Step::new(Tcp, 8000), Step::new(Tcp, 9000)];
@@ -14,7 +14,7 @@ fn one_door() -> Simulation {
     let edges = [
         (Edge::new(first, STEPS[1]), Transition::advance(second, 100)),
         (Edge::new(second, STEPS[1]), Transition::stay(second)),
-        (Edge::new(second, STEPS[2]), Transition::accept(0, 100)),
+        (Edge::new(second, STEPS[2]), Transition::accept(DoorId(0), 100)),
     ];
     let limits = Limits { strays: 2, longest: 100, buckets: 16, key: [1, 2] };
     Simulation::new(limits, &classes, edges)
@@ -33,7 +33,7 @@ fn a_failed_insertion_and_a_full_ring_cost_one_try_each() {
     assert_eq!(host.knock(SOURCE, STEPS[2], 4), Some(Outcome::EventLost));
     host.fill_ring(false);
     assert_eq!(host.knock(SOURCE, STEPS[2], 5), Some(Outcome::Completed));
-    assert_eq!(host.take_events(), [Event::new(SOURCE, 0, 5)]);
+    assert_eq!(host.take_events(), [Event::new(SOURCE, DoorId(0), 5)]);
 }
 
 #[test]

@@ -16,6 +16,15 @@ pub enum AgentError {
     /// No interface to watch.
     #[error("no interface to watch: give `--interface NAME`, or `interfaces` in the config")]
     NoInterface,
+    /// Another agent is running.
+    #[error(transparent)]
+    Lock(#[from] crate::lock::LockError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] crate::control::ServeError),
+    /// The agent could not give up what it does not need.
+    #[error("cannot give up privileges: {0}")]
+    Confine(String),
     /// An interface is not as it should be.
     #[error(transparent)]
     Interface(#[from] InterfaceError),

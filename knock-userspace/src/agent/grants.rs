@@ -1,37 +1,39 @@
-//! Which grants are running, and until when. Pure: time comes from the caller.
+//! Which grants are running, and until when. Pure: time comes from the caller, counted from
+//! boot and going on while the host sleeps.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::Duration;
+
+use knock_common::sequence::DoorId;
 
 use crate::policy::{Door, Grant, Policy};
 
-/// What the agent believes the kernel holds, or will hold once the transaction under way
-/// is through.
+/// What the agent believes the kernel holds, or will hold once the transactions under way
+/// are through.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
     running: HashMap<Grant, Running>,
     /// How many each source holds, and how many each door has given.
     of_source: HashMap<IpAddr, u32>,
-    of_door: HashMap<usize, u32>,
+    of_door: HashMap<DoorId, u32>,
 }
 
 /// One running grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Running {
-    door: usize,
-    until: Instant,
+pub(super) struct Running {
+    pub door: DoorId,
+    pub until: Duration,
 }
 
 /// A grant that a knock has earned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Earned {
     pub grant: Grant,
-    /// Index of the door.
-    pub door: usize,
-    pub until: Instant,
+    pub door: DoorId,
+    pub until: Duration,
     /// What was running before.
-    before: Option<Running>,
+    pub before: Option<Running>,
 }
 
 impl Earned {
@@ -51,39 +53,34 @@ pub(super) enum Refused {
 }
 
 impl Grants {
-    /// Takes down what a completed knock of `source` on door `index` earns at `now`: one
-    /// grant for each service of the door, or none at all. A grant that runs longer than
-    /// the door would give keeps its end; to extend one is never refused.
+    /// Takes down what `source` earns by a knock on `door` at `now`, for as long as `lasts`:
+    /// one grant for each service of the door, or none at all. A grant that runs longer
+    /// than that keeps its end; to extend one is never refused.
     pub(super) fn earn(
         &mut self,
         policy: &Policy,
+        door: &Door,
         source: IpAddr,
-        index: usize,
-        now: Instant,
+        lasts: Duration,
+        now: Duration,
     ) -> Result<Vec<Earned>, Refused> {
-        let Some(door) = policy.doors.get(index) else { return Ok(Vec::new()) };
+        let id = door.id();
         let earned: Vec<_> = door
             .opens
             .iter()
             .map(|&service| {
                 let grant = Grant { source, service };
                 let before = self.running.get(&grant).filter(|running| running.until > now);
-                let until = now + door.open_for;
-                Earned {
-                    grant,
-                    door: index,
-                    until: before.map_or(until, |running| running.until.max(until)),
-                    before: before.copied(),
-                }
+                let (door, until) = match before {
+                    Some(running) if running.until > now + lasts => (running.door, running.until),
+                    _ => (id, now + lasts),
+                };
+                Earned { grant, door, until, before: before.copied() }
             })
             .collect();
-        self.check(policy, door, index, source, &earned)?;
-        for &one in &earned {
-            let door = match one.before {
-                Some(running) if running.until > now + door.open_for => running.door,
-                _ => index,
-            };
-            self.set(one.grant, Some(Running { door, until: one.until }));
+        self.check(policy, door, source, &earned)?;
+        for &Earned { grant, door, until, .. } in &earned {
+            self.set(grant, Some(Running { door, until }));
         }
         Ok(earned)
     }
@@ -92,7 +89,6 @@ impl Grants {
         &self,
         policy: &Policy,
         door: &Door,
-        index: usize,
         source: IpAddr,
         earned: &[Earned],
     ) -> Result<(), Refused> {
@@ -105,7 +101,7 @@ impl Grants {
         if held.saturating_add(new) > policy.max_grants {
             return Err(Refused::Source(held));
         }
-        let given = self.of_door.get(&index).copied().unwrap_or(0);
+        let given = self.of_door.get(&door.id()).copied().unwrap_or(0);
         if given.saturating_add(new) > door.max_grants {
             return Err(Refused::Door(given));
         }
@@ -117,11 +113,42 @@ impl Grants {
         self.set(earned.grant, earned.before);
     }
 
-    /// Ends a grant whose time may be over; the index of its door if it was.
-    pub(super) fn expire(&mut self, grant: Grant, now: Instant) -> Option<usize> {
-        let running = self.running.get(&grant).copied().filter(|running| running.until <= now)?;
+    /// Takes down a grant that was running before this agent was.
+    pub(super) fn adopt(&mut self, grant: Grant, running: Running) {
+        self.set(grant, Some(running));
+    }
+
+    /// Ends a grant; what was running.
+    pub(super) fn end(&mut self, grant: Grant) -> Option<Running> {
+        let running = self.running.get(&grant).copied()?;
         self.set(grant, None);
-        Some(running.door)
+        Some(running)
+    }
+
+    /// Ends a grant whose time may be over; what was running if it was.
+    pub(super) fn expire(&mut self, grant: Grant, now: Duration) -> Option<Running> {
+        self.running.get(&grant).filter(|running| running.until <= now)?;
+        self.end(grant)
+    }
+
+    /// Every grant that has been earned and has not been ended.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Grant, Running)> {
+        self.running.iter().map(|(grant, running)| (*grant, *running))
+    }
+
+    /// Until when a grant runs.
+    pub(super) fn until(&self, grant: &Grant) -> Option<Duration> {
+        self.running.get(grant).map(|running| running.until)
+    }
+
+    /// Grants that `policy` gives no longer: their door is gone, or opens other services.
+    pub(super) fn no_longer_allowed(&self, policy: &Policy) -> Vec<Grant> {
+        let doors: HashMap<_, _> = policy.doors.iter().map(|door| (door.id(), door)).collect();
+        let allowed = |grant: &Grant, running: &Running| {
+            doors.get(&running.door).is_some_and(|door| door.opens.contains(&grant.service))
+        };
+        let lost = self.running.iter().filter(|(grant, running)| !allowed(grant, running));
+        lost.map(|(grant, _)| *grant).collect()
     }
 
     /// Writes or removes a grant, and keeps the counts.
@@ -138,6 +165,11 @@ impl Grants {
             *self.of_source.entry(grant.source).or_insert(0) += 1;
             *self.of_door.entry(running.door).or_insert(0) += 1;
         }
+    }
+
+    /// How many a door has given that are still running.
+    pub(super) fn given_by(&self, door: DoorId) -> usize {
+        self.of_door.get(&door).map_or(0, |given| *given as usize)
     }
 
     /// How many there are.
@@ -157,8 +189,6 @@ fn drop_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: K) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use knock_common::sequence::Protocol;
 
     use super::*;
@@ -168,20 +198,33 @@ mod tests {
 
     fn policy(open_for: &[u64]) -> Policy {
         let opens = || vec![Service::new(Protocol::Tcp, 22), Service::new(Protocol::Udp, 51820)];
-        let door = |&seconds: &u64| Door {
+        let door = |(n, &seconds): (usize, &u64)| Door {
             open_for: Duration::from_secs(seconds),
-            ..Door::new("ssh", opens(), Vec::new())
+            ..Door::new(format!("door{n}"), opens(), Vec::new())
         };
-        Policy { doors: open_for.iter().map(door).collect(), ..Policy::default() }
+        Policy { doors: open_for.iter().enumerate().map(door).collect(), ..Policy::default() }
     }
 
-    fn knock(grants: &mut Grants, policy: &Policy, door: usize, now: Instant) -> Vec<Earned> {
-        grants.earn(policy, SOURCE.into(), door, now).expect("a grant")
+    const NOW: Duration = Duration::from_secs(1000);
+
+    fn try_knock(
+        grants: &mut Grants,
+        policy: &Policy,
+        source: IpAddr,
+        door: usize,
+        now: Duration,
+    ) -> Result<Vec<Earned>, Refused> {
+        let door = &policy.doors[door];
+        grants.earn(policy, door, source, door.open_for, now)
+    }
+
+    fn knock(grants: &mut Grants, policy: &Policy, door: usize, now: Duration) -> Vec<Earned> {
+        try_knock(grants, policy, SOURCE.into(), door, now).expect("a grant")
     }
 
     #[test]
     fn a_knock_earns_every_service_of_its_door() {
-        let (mut grants, now) = (Grants::default(), Instant::now());
+        let (mut grants, now) = (Grants::default(), NOW);
         let earned = knock(&mut grants, &policy(&[30]), 0, now);
         assert_eq!(earned.len(), 2);
         let until = now + Duration::from_secs(30);
@@ -190,28 +233,35 @@ mod tests {
 
     #[test]
     fn a_second_knock_extends_and_the_first_end_is_forgotten() {
-        let (mut grants, now, policy) = (Grants::default(), Instant::now(), policy(&[30]));
+        let (mut grants, now, policy) = (Grants::default(), NOW, policy(&[30]));
         let first = knock(&mut grants, &policy, 0, now)[0];
         let second = knock(&mut grants, &policy, 0, now + Duration::from_secs(20))[0];
         assert!(second.extended());
         assert_eq!(second.until, now + Duration::from_secs(50));
         assert_eq!(grants.expire(first.grant, first.until), None);
-        assert_eq!(grants.expire(second.grant, second.until), Some(0));
+        assert_eq!(
+            grants.expire(second.grant, second.until),
+            Some(Running { door: DoorId::of("door0"), until: second.until })
+        );
         assert_eq!(grants.len(), 1);
     }
 
     #[test]
     fn a_shorter_door_does_not_cut_a_longer_grant() {
-        let (mut grants, now, policy) = (Grants::default(), Instant::now(), policy(&[300, 30]));
+        let (mut grants, now, policy) = (Grants::default(), NOW, policy(&[300, 30]));
         knock(&mut grants, &policy, 0, now);
         let second = knock(&mut grants, &policy, 1, now)[0];
         assert_eq!(second.until, now + Duration::from_secs(300));
-        assert_eq!(grants.expire(second.grant, second.until), Some(0), "it is the longer door's");
+        assert_eq!(
+            grants.expire(second.grant, second.until),
+            Some(Running { door: DoorId::of("door0"), until: second.until }),
+            "it is the longer door's"
+        );
     }
 
     #[test]
     fn a_grant_that_has_ended_is_not_extended() {
-        let (mut grants, now, policy) = (Grants::default(), Instant::now(), policy(&[30]));
+        let (mut grants, now, policy) = (Grants::default(), NOW, policy(&[30]));
         knock(&mut grants, &policy, 0, now);
         let later = now + Duration::from_secs(30);
         assert!(!knock(&mut grants, &policy, 0, later)[0].extended());
@@ -219,34 +269,34 @@ mod tests {
 
     #[test]
     fn who_holds_enough_gets_no_more_but_keeps_what_there_is() {
-        let (mut grants, now) = (Grants::default(), Instant::now());
+        let (mut grants, now) = (Grants::default(), NOW);
         let policy = Policy { max_grants: 3, ..policy(&[30, 30]) };
         let mut policy = policy;
         policy.doors[1].opens =
             vec![Service::new(Protocol::Tcp, 80), Service::new(Protocol::Tcp, 443)];
         knock(&mut grants, &policy, 0, now);
-        let refused = grants.earn(&policy, SOURCE.into(), 1, now);
+        let refused = try_knock(&mut grants, &policy, SOURCE.into(), 1, now);
         assert_eq!(refused, Err(Refused::Source(2)), "both services or none");
         assert!(knock(&mut grants, &policy, 0, now)[0].extended());
-        assert!(grants.earn(&policy, [192, 0, 2, 8].into(), 1, now).is_ok());
+        assert!(try_knock(&mut grants, &policy, [192, 0, 2, 8].into(), 1, now).is_ok());
     }
 
     #[test]
     fn a_door_that_has_given_enough_gives_again_once_a_grant_ends() {
-        let (mut grants, now, mut policy) = (Grants::default(), Instant::now(), policy(&[30]));
+        let (mut grants, now, mut policy) = (Grants::default(), NOW, policy(&[30]));
         policy.doors[0].max_grants = 2;
         let earned = knock(&mut grants, &policy, 0, now);
         let other: IpAddr = [192, 0, 2, 8].into();
-        assert_eq!(grants.earn(&policy, other, 0, now), Err(Refused::Door(2)));
+        assert_eq!(try_knock(&mut grants, &policy, other, 0, now), Err(Refused::Door(2)));
         for one in earned {
             grants.expire(one.grant, one.until);
         }
-        assert!(grants.earn(&policy, other, 0, now).is_ok());
+        assert!(try_knock(&mut grants, &policy, other, 0, now).is_ok());
     }
 
     #[test]
     fn what_the_kernel_refused_leaves_no_trace() {
-        let (mut grants, now, policy) = (Grants::default(), Instant::now(), policy(&[30]));
+        let (mut grants, now, policy) = (Grants::default(), NOW, policy(&[30]));
         let mut earned = knock(&mut grants, &policy, 0, now);
         earned.extend(knock(&mut grants, &policy, 0, now + Duration::from_secs(1)));
         earned.into_iter().rev().for_each(|one| grants.take_back(one));

@@ -48,7 +48,10 @@ pub(super) struct Journal {
     opened: Lines,
     closed: Lines,
     refused: Lines,
+    late: Lines,
     event_lost: u64,
+    /// Completed knocks that opened nothing because they had waited too long.
+    pub(super) late_total: u64,
 }
 
 impl Default for Journal {
@@ -57,19 +60,22 @@ impl Default for Journal {
             opened: Lines::new(100, 1000),
             closed: Lines::new(100, 1000),
             refused: Lines::new(1, 20),
+            late: Lines::new(1, 20),
             event_lost: 0,
+            late_total: 0,
         }
     }
 }
 
 impl Journal {
-    pub(super) fn opened(&mut self, door: &Door, earned: &Earned, left: Duration) {
+    /// `door` is its name, if the policy still has it.
+    pub(super) fn opened(&mut self, door: Option<&str>, earned: &Earned, left: Duration) {
         if !self.opened.may_write("opened") {
             return;
         }
         let until = std::time::SystemTime::now() + left;
         info!(
-            door = door.name,
+            door,
             source = %earned.grant.source,
             service = %earned.grant.service,
             until = %humantime::format_rfc3339_seconds(until),
@@ -78,15 +84,33 @@ impl Journal {
         );
     }
 
-    pub(super) fn closed(&mut self, door: &Door, grant: Grant) {
+    pub(super) fn closed(&mut self, door: Option<&str>, grant: Grant) {
         if self.closed.may_write("closed") {
-            info!(door = door.name, source = %grant.source, service = %grant.service, "closed");
+            info!(door, source = %grant.source, service = %grant.service, "closed");
         }
     }
 
     pub(super) fn refused(&mut self, door: &Door, source: std::net::IpAddr, why: Refused) {
         if self.refused.may_write("refused") {
             warn!(door = door.name, %source, reason = %why, "refused");
+        }
+    }
+
+    /// A knock that nobody read in time.
+    pub(super) fn late(&mut self, door: &Door, source: std::net::IpAddr, waited: Duration) {
+        self.late_total += 1;
+        if self.late.may_write("late") {
+            let waited = humantime::format_duration(Duration::from_millis(
+                u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+            ));
+            warn!(door = door.name, %source, %waited, "late: opens nothing; knock again");
+        }
+    }
+
+    /// A knock on a door that was removed while it was under way.
+    pub(super) fn doorless(&mut self, source: std::net::IpAddr) {
+        if self.late.may_write("late") {
+            warn!(%source, "knocked on a door that is no more");
         }
     }
 
@@ -114,6 +138,7 @@ impl Journal {
         self.opened.confess("opened");
         self.closed.confess("closed");
         self.refused.confess("refused");
+        self.late.confess("late");
     }
 }
 

@@ -1,252 +1,280 @@
-//! The event loop: completed knocks in, grants out.
+//! The event loop: completed knocks in, grants out; and whatever else happens to a host.
 
+mod clock;
+mod confine;
 mod error;
 mod grants;
 mod journal;
+mod keeper;
+mod links;
+mod policy_change;
+mod requests;
+mod restore;
 mod start;
+mod supervisor;
+mod transactions;
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use knock_common::counters::Counter;
 use knock_common::detect::Outcome;
-use knock_common::event::Event;
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::{error, info, warn};
 
 pub use self::error::AgentError;
-use self::grants::{Earned, Grants};
-use self::journal::Journal;
+use self::keeper::Keeper;
 use self::start::{Started, start};
-use crate::firewall::{Firewall, FirewallError, Ruleset, TimedGrant};
-use crate::kernel::{Detector, Events, Trace};
+use self::supervisor::Supervisor;
+use self::transactions::Transaction;
+use crate::control;
+use crate::firewall::{Firewall, Ruleset, Watch};
+use crate::interfaces::Interfaces;
+use crate::kernel::{Detector, Events, Jumps, Pins, State, Trace};
+use crate::lock::Lock;
+use crate::places::Places;
 use crate::policy::{Grant, Policy};
 
 /// What the command line adds to a policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
+    /// Where the agent keeps what it leaves on the host.
+    pub places: Places,
     /// Log what the kernel program sees.
     pub trace_kernel: bool,
-    /// Remove the table and all grants when the agent stops.
+    /// Remove everything when the agent stops.
     pub clean: bool,
+    /// Reads the config again; what is wrong with it, if it is wrong.
+    pub reread: Box<dyn FnMut() -> Result<Policy, String>>,
+    /// Files and folders that reading it again takes.
+    pub config: Vec<std::path::PathBuf>,
 }
 
 /// Most knocks that are taken from the ring buffer at once, so that signals are seen
 /// during a flood.
 const BATCH: usize = 16_384;
-/// Most knocks that wait for a transaction. More stay in the ring buffer.
+/// Most grants that wait for a transaction. More knocks stay in the ring buffer.
 const WAITING: usize = 1 << 18;
+/// Requests that wait for the event loop.
+const REQUESTS: usize = 16;
 
-/// Guards the doors of `policy` until `shutdown` is ready. `on_ready` is called once
-/// everything is in place.
+/// What makes the agent stop, or read its config again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Stop.
+    Stop,
+    /// Read the config again.
+    Reload,
+}
+
+/// Guards the doors of `policy` until a signal or a request says stop. `on_ready` is called
+/// once everything is in place.
 ///
 /// # Errors
 ///
-/// If start-up fails, in which case nothing is left behind, or the event loop breaks.
+/// If start-up fails, in which case nothing is left behind that was not there before, or the
+/// event loop breaks.
 pub async fn run(
     policy: Policy,
     options: Options,
     on_ready: impl FnOnce(),
-    shutdown: impl Future<Output = ()>,
+    signals: mpsc::Receiver<Signal>,
 ) -> Result<(), AgentError> {
-    let Started { mut detector, firewall, ruleset } = start(&policy, options.trace_kernel).await?;
+    let lock = Lock::take(&options.places)?;
+    let Started { mut detector, firewall, ruleset, interfaces, keeper, state, pins, trial } =
+        start(policy, &options).await?;
     let events = detector.events()?;
     let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
+    let watch = Watch::open(firewall.port()?)?;
+    let (outbox, inbox) = mpsc::channel(REQUESTS);
+    let control = control::serve(&options.places.socket(), outbox)?;
+    confine::confine(&options)?;
     info!(
-        interfaces = policy.interfaces.join(","),
-        mode = %policy.mode,
-        doors = policy.doors.len(),
+        interfaces = keeper.policy.interfaces.join(","),
+        mode = %keeper.policy.mode,
+        doors = keeper.policy.doors.len(),
+        grants = keeper.grants.len(),
         "ready"
     );
-    on_ready();
     let mut agent = Agent {
-        policy,
-        grants: Grants::default(),
+        keeper,
         ends: DelayQueue::new(),
         timers: HashMap::new(),
-        journal: Journal::default(),
-        waiting: Vec::new(),
         firewall: Some(firewall),
-        ruleset: Arc::new(ruleset),
+        ruleset,
         transaction: None,
+        detector,
+        state,
+        pins,
+        trial,
+        restored: 0,
+        options,
+        supervisor: Supervisor::new(),
+        complained: HashSet::new(),
+        off: false,
     };
-    let result = agent.serve(&detector, events, trace, shutdown).await;
-    agent.stop(&detector, options.clean).await;
+    agent.set_all_timers();
+    agent.supervisor.ready();
+    on_ready();
+    let sources = Sources { events, trace, watch, interfaces, inbox, signals };
+    let result = agent.serve(sources).await;
+    control.abort();
+    agent.stop(lock).await;
     result
 }
 
-/// A firewall transaction on its way. It gives the socket back when it is done.
-type Transaction = JoinHandle<(Firewall, Vec<Earned>, Result<(), FirewallError>)>;
+/// Where things come from that happen.
+struct Sources {
+    events: Events,
+    trace: Option<Trace>,
+    watch: Watch,
+    interfaces: Interfaces,
+    inbox: control::Inbox,
+    signals: mpsc::Receiver<Signal>,
+}
 
 struct Agent {
-    policy: Policy,
-    grants: Grants,
-    /// When to say that a grant has ended.
+    keeper: Keeper,
+    /// When grants end.
     ends: DelayQueue<Grant>,
     /// The place of each grant in `ends`.
     timers: HashMap<Grant, delay_queue::Key>,
-    journal: Journal,
-    /// Events that wait for the transaction before theirs.
-    waiting: Vec<Event>,
     /// `None` while a transaction has it.
     firewall: Option<Firewall>,
     transaction: Option<Transaction>,
-    /// What the table holds besides grants, for when another tool removed it.
-    ruleset: Arc<Ruleset>,
+    /// What the table holds besides grants.
+    ruleset: Ruleset,
+    detector: Detector,
+    state: State,
+    pins: Option<Pins>,
+    /// When a trial ends, counted from boot.
+    trial: Option<Duration>,
+    /// How often the table was restored.
+    restored: u64,
+    options: Options,
+    supervisor: Supervisor,
+    /// Interface and foreign program of which the log has been told.
+    complained: HashSet<(u32, u32)>,
+    /// Whether everything shall go.
+    off: bool,
+}
+
+/// What happened.
+enum Happened {
+    /// Something that needs no more than the next transaction to begin.
+    Handled,
+    Signal(Option<Signal>),
+    Changed(crate::firewall::Culprit),
+    Links,
+    Call(control::Call),
+    Jumped,
+    TrialOver,
 }
 
 impl Agent {
-    async fn serve(
-        &mut self,
-        detector: &Detector,
-        mut events: Events,
-        mut trace: Option<Trace>,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), AgentError> {
-        tokio::pin!(shutdown);
+    async fn serve(&mut self, mut sources: Sources) -> Result<(), AgentError> {
+        let mut jumps = Jumps::open()?;
         loop {
-            tokio::select! {
-                () = &mut shutdown => return Ok(()),
-                result = events.read(&mut self.waiting, BATCH), if self.waiting.len() < WAITING => {
+            let full = self.keeper.pending.len() >= WAITING;
+            let trial_left = self.trial.map(|end| end.saturating_sub(clock::since_boot()));
+            let happened = tokio::select! {
+                signal = sources.signals.recv() => Happened::Signal(signal),
+                result = sources.events.read(BATCH, |event| self.keeper.take(event)), if !full => {
                     result?;
-                    self.look_for_lost(detector);
+                    Happened::Handled
                 }
-                done = finished(&mut self.transaction) => self.conclude(done),
+                done = transactions::finished(&mut self.transaction) => {
+                    self.conclude(done);
+                    Happened::Handled
+                }
                 Some(ended) = self.ends.next() => {
                     let grant = ended.into_inner();
                     self.timers.remove(&grant);
                     self.close(grant);
+                    Happened::Handled
                 }
-                result = traced(&mut trace) => { result?; }
+                culprit = sources.watch.changed() => Happened::Changed(culprit?),
+                changed = sources.interfaces.changed() => { changed?; Happened::Links }
+                Some(call) = sources.inbox.recv() => Happened::Call(call),
+                () = self.supervisor.watchdog() => Happened::Handled,
+                jumped = jumps.next() => { jumped?; Happened::Jumped }
+                () = sleep(trial_left) => Happened::TrialOver,
+                result = traced(&mut sources.trace) => { result?; Happened::Handled }
+            };
+            match happened {
+                Happened::Handled => {}
+                Happened::Signal(Some(Signal::Reload)) => self.reload_on_signal(&mut sources).await,
+                Happened::Signal(Some(Signal::Stop) | None) => return Ok(()),
+                Happened::Changed(culprit) => self.restore(&culprit).await,
+                Happened::Links => self.follow_links(&sources.interfaces).await,
+                Happened::Call(call) => self.answer(call, &mut sources).await,
+                Happened::Jumped => self.after_jump().await,
+                Happened::TrialOver => self.end_trial().await,
             }
+            if self.off {
+                return Ok(());
+            }
+            self.look_for_lost();
             self.begin();
         }
     }
 
-    /// Starts a transaction for everything that waits, if none is under way.
-    fn begin(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let Some(mut firewall) = self.firewall.take() else { return };
-        let now = Instant::now();
-        // A transaction of bounded size: it holds up everyone who comes after it.
-        let batch = self.waiting.len().min(BATCH);
-        let mut earned = Vec::with_capacity(batch);
-        for event in self.waiting.drain(..batch) {
-            let (source, index) = (IpAddr::from(event.source), event.door as usize);
-            match self.grants.earn(&self.policy, source, index, now) {
-                Ok(grants) => earned.extend(grants),
-                Err(why) => self.journal.refused(&self.policy.doors[index], source, why),
-            }
-        }
-        if earned.is_empty() {
-            self.firewall = Some(firewall);
-            return;
-        }
-        let ruleset = Arc::clone(&self.ruleset);
-        self.transaction = Some(tokio::task::spawn_blocking(move || {
-            let timed: Vec<_> = earned
-                .iter()
-                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.duration_since(now) })
-                .collect();
-            let mut result = firewall.grant(&timed);
-            if matches!(result, Err(FirewallError::NoTable)) {
-                warn!("another tool removed the table inet xknock; installing it again");
-                result = firewall.install(&ruleset).and_then(|()| firewall.grant(&timed));
-            }
-            (firewall, earned, result)
-        }));
-    }
-
-    /// Notes and logs what a transaction has done.
-    fn conclude(
-        &mut self,
-        (firewall, earned, result): (Firewall, Vec<Earned>, Result<(), FirewallError>),
-    ) {
-        self.firewall = Some(firewall);
-        self.transaction = None;
-        if let Err(error) = result {
-            self.journal.failed(earned.len(), &error);
-            for one in earned.into_iter().rev() {
-                self.grants.take_back(one);
-                // Its timer may have gone off while it seemed to be extended.
-                self.close(one.grant);
-            }
-            return;
-        }
-        let now = Instant::now();
-        for one in earned {
-            let left = one.until.saturating_duration_since(now);
-            match self.timers.get(&one.grant) {
-                Some(timer) => self.ends.reset(timer, left),
-                None => {
-                    self.timers.insert(one.grant, self.ends.insert(one.grant, left));
-                }
-            }
-            self.journal.opened(&self.policy.doors[one.door], &one, left);
-        }
-    }
-
-    /// Says that a grant has ended, unless it was extended meanwhile.
-    fn close(&mut self, grant: Grant) {
-        // The timer wheel works in milliseconds and may be early by less than one.
-        let now = Instant::now() + Duration::from_millis(1);
-        if let Some(door) = self.grants.expire(grant, now) {
-            self.journal.closed(&self.policy.doors[door], grant);
-        }
-    }
-
     /// During a flood of completed knocks only: a quiet agent asks the kernel nothing.
-    fn look_for_lost(&mut self, detector: &Detector) {
+    fn look_for_lost(&mut self) {
         const MANY: usize = 1024;
-        if self.waiting.len() < MANY {
+        if self.keeper.pending.len() < MANY {
             return;
         }
-        if let Ok(totals) = detector.totals() {
-            self.journal.event_lost(totals.get(Counter::Candidate(Outcome::EventLost)));
+        if let Ok(totals) = self.detector.totals() {
+            let lost = totals.get(Counter::Candidate(Outcome::EventLost));
+            self.keeper.journal.event_lost(lost);
         }
     }
 
-    async fn stop(mut self, detector: &Detector, clean: bool) {
-        if self.transaction.is_some() {
-            let done = finished(&mut self.transaction).await;
-            self.conclude(done);
-        }
-        self.journal.finish();
-        match detector.totals() {
+    async fn stop(mut self, lock: Lock) {
+        self.supervisor.stopping();
+        // Grants that wait are on record; most of them still get into the table.
+        self.begin();
+        self.firewall().await;
+        self.keeper.journal.finish();
+        match self.detector.totals() {
             Ok(totals) => {
-                self.journal.event_lost(totals.get(Counter::Candidate(Outcome::EventLost)));
+                let lost = totals.get(Counter::Candidate(Outcome::EventLost));
+                self.keeper.journal.event_lost(lost);
                 let counters: Vec<_> =
                     totals.named().map(|(name, n)| format!("{name}={n}")).collect();
                 info!(packets = totals.packets(), counters = counters.join(" "), "counters");
             }
             Err(error) => warn!(%error, "counters could not be read"),
         }
-        if clean
-            && let Some(firewall) = &mut self.firewall
-            && let Err(error) = firewall.remove()
-        {
+        let clean = self.options.clean || self.off;
+        let running = self.keeper.grants.len();
+        if clean {
+            self.remove_everything(lock).await;
+        }
+        info!(running_grants = running, clean, "stopped");
+    }
+
+    async fn remove_everything(mut self, lock: Lock) {
+        if let Err(error) = self.firewall().await.remove() {
             error!(%error, "the table could not be removed");
         }
-        info!(running_grants = self.grants.len(), clean, "stopped");
+        let Self { detector, pins, keeper, options, .. } = self;
+        drop((detector, keeper));
+        if let Some(pins) = pins
+            && let Err(error) = pins.remove_all()
+        {
+            error!(%error, "what is pinned could not be removed");
+        }
+        lock.remove(&options.places);
     }
 }
 
-/// Waits for the transaction under way, for ever if there is none.
-async fn finished(
-    transaction: &mut Option<Transaction>,
-) -> (Firewall, Vec<Earned>, Result<(), FirewallError>) {
-    match transaction {
-        Some(handle) => match handle.await {
-            Ok(done) => done,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        },
+/// For this time, or for ever.
+async fn sleep(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
         None => std::future::pending().await,
     }
 }

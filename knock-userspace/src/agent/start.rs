@@ -1,37 +1,90 @@
-//! From a policy to a running detector and a firewall table. Whatever fails, nothing
-//! stays behind: the table comes last and in one transaction, and a detector that is
-//! dropped detaches itself.
+//! From a policy to a running detector and a firewall table, beginning anew or going on where
+//! another agent ended. Whatever fails, nothing stays behind that was not there before: the
+//! table comes last and in one transaction, and a detector that is not settled takes its
+//! files along.
 
-use tracing::info;
+use std::time::Duration;
 
-use super::AgentError;
-use crate::compile::{Compiled, compile};
-use crate::firewall::{Firewall, Ruleset};
-use crate::interfaces::{self, Interface};
-use crate::kernel::{Detector, KernelError, Settings, missing_capabilities, program_name};
-use crate::policy::Policy;
+use tracing::{info, warn};
+
+use super::grants::Running;
+use super::keeper::Keeper;
+use super::{AgentError, Options, clock};
+use crate::compile::{Compiled, compile_onto};
+use crate::firewall::{Firewall, Ruleset, Status, TimedGrant};
+use crate::interfaces::{Interface, Interfaces};
+use crate::kernel::{
+    AttachedMode, Detector, KernelError, Pins, PinsError, Record, Settings, State,
+    missing_capabilities, program_name,
+};
+use crate::policy::{Grant, Mode, Policy};
 use crate::sockets;
+use crate::trie::Trie;
 
 /// What runs once the agent has started.
 pub(super) struct Started {
     pub detector: Detector,
     pub firewall: Firewall,
     pub ruleset: Ruleset,
+    pub interfaces: Interfaces,
+    pub keeper: Keeper,
+    pub state: State,
+    pub pins: Option<Pins>,
+    /// When a trial that goes on will end.
+    pub trial: Option<Duration>,
 }
 
-pub(super) async fn start(policy: &Policy, trace: bool) -> Result<Started, AgentError> {
+pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, AgentError> {
     check_privileges()?;
-    let interfaces = look_at(&policy.interfaces).await?;
-    let compiled = compile(policy, &sockets::served()?, rand::random())?;
-    let mut firewall = Firewall::open()?;
-    let ruleset = Ruleset::of(policy, firewall.conntrack_in_use()?);
-    let mut detector = load(policy, &compiled, trace)?;
-    for Interface { name, .. } in &interfaces {
-        let mode = detector.attach(name, policy.attach)?;
-        info!(interface = %name, mode = %mode, "attached");
+    if policy.interfaces.is_empty() {
+        return Err(AgentError::NoInterface);
     }
-    firewall.install(&ruleset)?;
-    Ok(Started { detector, firewall, ruleset })
+    let interfaces = Interfaces::open()?;
+    let present = interfaces.list().await?;
+    let (pins, record) = open_record(options)?;
+    refuse_occupied(&policy, &present, pins.as_ref())?;
+    let state = record.state()?;
+    let trie = match &pins {
+        Some(pins) => Trie::restored(Detector::pinned_edges(pins)?, state.next_node()),
+        None => Trie::default(),
+    };
+    let mut state = if state.is_new() { fresh_state()? } else { state };
+    let compiled = compile_onto(&trie, &policy, &sockets::served()?, state.decoy_seed)?;
+
+    let mut firewall = Firewall::open()?;
+    let held = firewall.status()?;
+    let mut keeper = Keeper::new(policy, record);
+    if keeper.policy.mode == Mode::Enforce {
+        state.confirmed = 0;
+    }
+    state.next_node = compiled.trie.next().0;
+    // The next agent must not give away identifiers that this one is about to use.
+    keeper.record.set_state(state)?;
+    let settings = settings(&keeper.policy, &state, options.trace_kernel);
+    let mut detector = Detector::load_among(&compiled, settings, pins.as_ref())?;
+    for interface in present.iter().filter(|one| keeper.policy.watches(&one.name)) {
+        attach(&mut detector, &keeper.policy, interface)?;
+    }
+    let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
+    for pattern in keeper.policy.awaited(&names) {
+        warn!(interface = pattern, present = names.join(","), "not there yet; waiting for it");
+    }
+    detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), &present)?;
+
+    let (restore, revoke) = adopt(&mut keeper, held.as_ref())?;
+    let trial = held.as_ref().and_then(|status| status.trial);
+    let mut ruleset = Ruleset::of(&keeper.policy, firewall.conntrack_in_use()?);
+    enforce(&mut ruleset, &state, trial);
+    firewall.install(&ruleset, &restore)?;
+    firewall.revoke(&revoke)?;
+    for what in detector.settle()? {
+        warn!(lost = what, "begun anew, because this program or its config needs other maps");
+    }
+    if held.is_none() && !restore.is_empty() {
+        warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
+    }
+    let trial = ruleset.trial.map(|left| clock::since_boot() + left);
+    Ok(Started { detector, firewall, ruleset, interfaces, keeper, state, pins, trial })
 }
 
 fn check_privileges() -> Result<(), AgentError> {
@@ -45,30 +98,161 @@ fn check_privileges() -> Result<(), AgentError> {
     Err(AgentError::Privilege(missing.join(", ")))
 }
 
-/// The interfaces by name; none of them may run another XDP program.
-async fn look_at(names: &[String]) -> Result<Vec<Interface>, AgentError> {
-    if names.is_empty() {
-        return Err(AgentError::NoInterface);
-    }
-    let interfaces = interfaces::inspect(names).await?;
-    for interface in &interfaces {
-        if let Some(id) = interface.xdp_program {
-            let occupant =
-                program_name(id).map_or(format!("id {id}"), |name| format!("`{name}` (id {id})"));
-            let interface = interface.name.clone();
-            return Err(KernelError::Occupied { interface, occupant: Some(occupant) }.into());
+/// The pins, if there can be any, and the record among them.
+fn open_record(options: &Options) -> Result<(Option<Pins>, Record), AgentError> {
+    let pins = match Pins::open(&options.places.pins) {
+        Ok(pins) => Some(pins),
+        Err(error @ PinsError::Held(_)) => return Err(KernelError::from(error).into()),
+        Err(error) => {
+            warn!(%error, "nothing but the table will outlive this agent");
+            None
         }
+    };
+    let record = Record::open(pins.as_ref())?;
+    let Some(pins) = pins else { return Ok((None, record)) };
+    let state = record.state()?;
+    if state.is_new() || state.netns == sockets::network_namespace()? {
+        return Ok((Some(pins), record));
     }
-    Ok(interfaces)
+    warn!("what is pinned belongs to another network namespace, and is removed");
+    drop(record);
+    pins.remove_all().map_err(KernelError::from)?;
+    drop(pins);
+    let pins = Pins::open(&options.places.pins).map_err(KernelError::from)?;
+    let record = Record::open(Some(&pins))?;
+    Ok((Some(pins), record))
 }
 
-fn load(policy: &Policy, compiled: &Compiled, trace: bool) -> Result<Detector, KernelError> {
-    let settings = Settings {
+fn fresh_state() -> Result<State, AgentError> {
+    Ok(State {
+        hash_key: rand::random(),
+        decoy_seed: rand::random(),
+        netns: sockets::network_namespace()?,
+        next_node: 0,
+        confirmed: 0,
+    })
+}
+
+/// What is fixed while a program is loaded.
+pub(super) const fn settings(policy: &Policy, state: &State, trace: bool) -> Settings {
+    Settings {
         strays: policy.strays,
         max_sources: policy.max_sources,
         knocks: policy.knocks,
         trace,
-        hash_key: rand::random(),
-    };
-    Detector::load(compiled, settings)
+        hash_key: state.hash_key,
+    }
+}
+
+/// What decides over the mode besides the policy.
+pub(super) fn enforce(ruleset: &mut Ruleset, state: &State, trial: Option<Duration>) {
+    if state.confirmed != 0 {
+        ruleset.mode = Mode::Enforce;
+    }
+    ruleset.trial = trial.filter(|_| ruleset.mode == Mode::Observe);
+}
+
+/// None of the interfaces may run the XDP program of somebody else.
+fn refuse_occupied(
+    policy: &Policy,
+    present: &[Interface],
+    pins: Option<&Pins>,
+) -> Result<(), AgentError> {
+    let ours = pins.map(Pins::linked).transpose().map_err(KernelError::from)?.unwrap_or_default();
+    for interface in present.iter().filter(|one| policy.watches(&one.name)) {
+        if let Some(xdp) = interface.xdp
+            && !ours.contains(&interface.index)
+        {
+            return Err(occupied(interface, xdp.program).into());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn occupied(interface: &Interface, program: u32) -> KernelError {
+    let occupant = program_name(program)
+        .map_or(format!("id {program}"), |name| format!("`{name}` (id {program})"));
+    KernelError::Occupied { interface: interface.name.clone(), occupant: Some(occupant) }
+}
+
+/// Attaches to one interface, or goes on where it is attached already.
+pub(super) fn attach(
+    detector: &mut Detector,
+    policy: &Policy,
+    interface: &Interface,
+) -> Result<(), KernelError> {
+    let running = interface
+        .xdp
+        .map(|xdp| if xdp.generic { AttachedMode::Generic } else { AttachedMode::Native });
+    let mode = detector.attach((interface.index, &interface.name), policy.attach, running)?;
+    info!(interface = interface.name, mode = %mode, "attached");
+    Ok(())
+}
+
+/// Links of the agent before this one to interfaces that this one does not watch, or that are
+/// gone.
+fn detach_unwanted(
+    detector: &mut Detector,
+    policy: &Policy,
+    pins: Option<&Pins>,
+    present: &[Interface],
+) -> Result<(), AgentError> {
+    let linked = pins.map(Pins::linked).transpose().map_err(KernelError::from)?;
+    for index in linked.unwrap_or_default() {
+        let wanted = |one: &Interface| one.index == index && policy.watches(&one.name);
+        if !present.iter().any(wanted) {
+            detector.detach(index)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes over the grants of the agent before this one: those that the table lacks, to be put
+/// back, and those that no door gives any more, to be ended.
+fn adopt(
+    keeper: &mut Keeper,
+    held: Option<&Status>,
+) -> Result<(Vec<TimedGrant>, Vec<Grant>), AgentError> {
+    let now = clock::since_boot();
+    for (grant, running) in keeper.recorded(now)? {
+        keeper.grants.adopt(grant, running);
+    }
+    let in_table = held.map(|status| status.grants.as_slice()).unwrap_or_default();
+    for &TimedGrant { grant, lasts } in in_table {
+        if keeper.grants.until(&grant).is_some() {
+            continue;
+        }
+        // Given by hand, or before there was a record.
+        let giver = keeper.policy.doors.iter().find(|door| door.opens.contains(&grant.service));
+        let Some(door) = giver.map(crate::policy::Door::id) else { continue };
+        keeper.adopt(grant, Running { door, until: now + lasts });
+    }
+    let mut revoke = keeper.grants.no_longer_allowed(&keeper.policy);
+    for grant in &revoke {
+        keeper.end(*grant);
+    }
+    let unknown = in_table.iter().map(|timed| timed.grant);
+    revoke.extend(unknown.filter(|grant| keeper.grants.until(grant).is_none()));
+    let restore = missing(keeper, in_table);
+    Ok((restore, revoke))
+}
+
+/// Running grants that the table does not hold, with the time that remains to them.
+pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
+    let now = clock::since_boot();
+    let held: std::collections::HashSet<_> = in_table.iter().map(|timed| timed.grant).collect();
+    let lost = keeper.grants.iter().filter(|(grant, running)| {
+        let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
+        running.until > now && !held.contains(&canonical)
+    });
+    lost.map(|(grant, running)| TimedGrant { grant, lasts: running.until - now }).collect()
+}
+
+/// Compiles for what the detector has, and remembers where the trie goes on.
+pub(super) fn compile_for(
+    trie: &Trie,
+    policy: &Policy,
+    state: &State,
+) -> Result<Compiled, AgentError> {
+    Ok(compile_onto(trie, policy, &sockets::served()?, state.decoy_seed)?)
 }

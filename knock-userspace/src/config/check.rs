@@ -15,6 +15,7 @@ const WITHIN: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(300);
 const OPEN_FOR: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const LATE: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const GRANTS: std::ops::RangeInclusive<u32> = 1..=10_000_000;
 const STEPS: std::ops::RangeInclusive<usize> = 2..=32;
 
@@ -61,6 +62,7 @@ pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
         decoys,
         max_sources,
         max_grants,
+        late_grants,
         doors,
     } = raw;
     let mut mistakes = Mistakes::default();
@@ -99,6 +101,8 @@ pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
             .optional(max_sources, default.max_sources, |n| values::number(n, 1 << 10..=1 << 29)),
         max_grants: mistakes
             .optional(max_grants, default.max_grants, |n| values::number(n, GRANTS)),
+        late_grants: mistakes
+            .optional(late_grants, default.late_grants, |text| values::duration(&text, LATE)),
         doors: placed.into_iter().map(|placed| placed.door).collect(),
     };
     if mistakes.0.is_empty() { Ok(policy) } else { Err(mistakes.0) }
@@ -209,6 +213,7 @@ fn steps(
 /// What is wrong between doors.
 fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
     let mut names = HashMap::new();
+    let mut identifiers = HashMap::new();
     let mut sequences = HashMap::new();
     let mut guarded = HashMap::new();
     for placed in doors {
@@ -216,6 +221,13 @@ fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
             let what = format!("there are two doors called `{}`", placed.door.name);
             let mistake = Mistake::new(placed.name.clone(), what, "rename one of them");
             mistakes.0.push(mistake.and(first, "the first"));
+        } else if let Some(other) = identifiers.insert(placed.door.id(), placed) {
+            let what = format!(
+                "the detector could not tell `{}` from `{}`: their names have the same hash",
+                placed.door.name, other.door.name
+            );
+            let mistake = Mistake::new(placed.name.clone(), what, "rename one of them");
+            mistakes.0.push(mistake.and(other.name.clone(), "the other"));
         }
         for order in placed.door.orders() {
             sequences.entry(order).or_insert(placed);

@@ -13,6 +13,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 pub use error::{ConfigError, Mistake};
+pub(crate) use values::duration;
 
 use crate::policy::Policy;
 

@@ -22,6 +22,7 @@ pub(super) struct Config {
     pub decoys: Option<Spanned<i64>>,
     pub max_sources: Option<Spanned<i64>>,
     pub max_grants: Option<Spanned<i64>>,
+    pub late_grants: Option<Text>,
     #[serde(default, rename = "door")]
     pub doors: Vec<Spanned<Door>>,
 }
@@ -40,7 +41,7 @@ pub(super) struct Door {
 }
 
 /// Every key, for suggestions.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "interfaces",
     "mode",
     "connections",
@@ -51,6 +52,7 @@ const KEYS: [&str; 18] = [
     "decoys",
     "max_sources",
     "max_grants",
+    "late_grants",
     "door",
     "name",
     "opens",

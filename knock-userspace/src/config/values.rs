@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use knock_common::sequence::{Protocol, Step};
 
-pub(super) type Wrong = (String, String);
+pub(crate) type Wrong = (String, String);
 
 /// `tcp/22`.
 pub(super) fn step(text: &str) -> Result<Step, Wrong> {
@@ -31,12 +31,12 @@ pub(super) fn step(text: &str) -> Result<Step, Wrong> {
 }
 
 /// `10s`, within limits.
-pub(super) fn duration(text: &str, limits: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+pub(crate) fn duration(text: &str, limits: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
     let show = |duration: &Duration| humantime::format_duration(*duration).to_string();
     let range = format!("give from {} to {}", show(limits.start()), show(limits.end()));
     match humantime::parse_duration(text) {
         Ok(duration) if limits.contains(&duration) => Ok(duration),
-        Ok(duration) if duration.is_zero() => {
+        Ok(duration) if duration.is_zero() && !limits.start().is_zero() => {
             Err(("no time at all would never open".into(), range))
         }
         Ok(_) => Err((format!("`{text}` is out of range"), range)),
@@ -69,17 +69,22 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, Wrong> {
     }
 }
 
-/// A name that the kernel takes for an interface (dev_valid_name() in net/core/dev.c).
+/// A name that the kernel takes for an interface (dev_valid_name() in net/core/dev.c), or the
+/// beginning of such names with a `*` behind it, as nftables understands it too.
 pub(super) fn interface(text: &str) -> Result<String, Wrong> {
     const LONGEST: usize = 15;
-    let legal = |c: char| !c.is_whitespace() && c != '/' && c != ':';
-    if (1..=LONGEST).contains(&text.len()) && text.chars().all(legal) && text != "." && text != ".."
+    let legal = |c: char| !c.is_whitespace() && !"/:*?[".contains(c);
+    let name = text.strip_suffix('*').unwrap_or(text);
+    if (1..=LONGEST).contains(&name.len()) && name.chars().all(legal) && text != "." && text != ".."
     {
         return Ok(text.to_owned());
     }
     Err((
         format!("`{text}` cannot be the name of an interface"),
-        format!("names have 1 to {LONGEST} bytes, without blanks, `/` and `:`; see `ip link`"),
+        format!(
+            "names have 1 to {LONGEST} bytes, without blanks, `/` and `:`, see `ip link`; \
+             `eth*` stands for all that begin with `eth`, and other patterns do not exist"
+        ),
     ))
 }
 

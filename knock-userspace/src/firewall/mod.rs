@@ -13,6 +13,7 @@ mod sets;
 mod socket;
 mod status;
 mod uapi;
+mod watch;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use self::sets::{Element, Set};
 use self::socket::Socket;
 pub use self::status::Status;
 use self::uapi::*;
+pub use self::watch::{Culprit, Watch};
 use self::wire::Attributes;
 use crate::policy::Grant;
 
@@ -94,41 +96,46 @@ impl Firewall {
         }
     }
 
-    /// Makes the kernel hold this ruleset, in one transaction. Grants that are there stay,
-    /// with the time that remains to them, and so do the counted packets.
+    /// Makes the kernel hold this ruleset and these grants, in one transaction. Other grants
+    /// that are there stay, with the time that remains to them, and so do the counted packets.
     ///
     /// # Errors
     ///
     /// If an interface name is no such name, or the kernel refuses; then nothing changed.
-    pub fn install(&mut self, ruleset: &Ruleset) -> Result<(), FirewallError> {
-        let interfaces = interface_elements(&ruleset.interfaces)?;
-        let services = |wanted: fn(bool) -> bool| -> Vec<Element> {
-            let chosen = ruleset.guarded.iter().filter(|(_, cut)| wanted(**cut));
-            chosen
-                .map(|(service, _)| Element::lasting(sets::service_key(*service).to_vec()))
-                .collect()
-        };
-        let table = table();
+    pub fn install(
+        &mut self,
+        ruleset: &Ruleset,
+        grants: &[TimedGrant],
+    ) -> Result<(), FirewallError> {
         let mut change = Transaction::new();
-        change.batch.add(&table, MsgType::Add);
-        change.objects.push("table inet xknock");
-        for set in sets::ALL {
-            change.add(set.text(), [set.create()]);
-        }
-        let counter = counter_attributes().nested(NFTA_OBJ_DATA, Attributes::new());
-        let flags = libc::NLM_F_CREATE | libc::NLM_F_ACK;
-        change.add("counter refused", [Message::new(libc::NFT_MSG_NEWOBJ, flags, FAMILY, counter)]);
-        let contents = [
-            (sets::INTERFACES, interfaces),
-            (sets::GUARDED, services(|_| true)),
-            (sets::CUT, services(|cut| cut)),
-        ];
-        for (set, elements) in contents {
-            change.add(set.text(), [set.flush()]);
-            change.add(set.text(), set.add(&elements));
-        }
-        rules::write(&mut change.batch, &table, ruleset);
+        change.install(ruleset, grants)?;
         change.commit(&mut self.socket, "install the firewall")
+    }
+
+    /// The same, but whatever the table held before goes, in the same transaction: for when
+    /// another tool made something of it that cannot be changed into what it should be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Firewall::install`].
+    pub fn install_anew(
+        &mut self,
+        ruleset: &Ruleset,
+        grants: &[TimedGrant],
+    ) -> Result<(), FirewallError> {
+        let mut change = Transaction::new();
+        change.remove_table();
+        change.install(ruleset, grants)?;
+        change.commit(&mut self.socket, "install the firewall anew")
+    }
+
+    /// The address of this socket: the kernel says of every change whose it was.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn port(&self) -> Result<u32, FirewallError> {
+        self.socket.port()
     }
 
     /// Adds these grants, or extends those that are there, in one transaction. Of several
@@ -138,16 +145,7 @@ impl Firewall {
     ///
     /// If the table is gone or the kernel refuses; then no grant was added.
     pub fn grant(&mut self, grants: &[TimedGrant]) -> Result<(), FirewallError> {
-        let mut longest = BTreeMap::new();
-        for TimedGrant { grant, lasts } in grants {
-            let known = longest.entry(canonical(grant)).or_insert(*lasts);
-            *known = (*known).max(*lasts);
-        }
-        self.change_grants("add grants", &longest, |set, elements| {
-            // Before Linux 6.12 adding what is there leaves its timeout as it was, and
-            // deleting what is absent fails. This works everywhere.
-            [set.add(elements), set.delete(elements), set.add(elements)].concat()
-        })
+        self.change_grants("add grants", &longest(grants), adding)
     }
 
     /// Ends these grants, in one transaction. Those that are absent are fine.
@@ -181,13 +179,8 @@ impl Firewall {
     ///
     /// If the kernel refuses.
     pub fn remove(&mut self) -> Result<(), FirewallError> {
-        let table = table();
         let mut change = Transaction::new();
-        // Deleting what is absent fails, so it is made sure to be there first.
-        for kind in [MsgType::Add, MsgType::Del] {
-            change.batch.add(&table, kind);
-            change.objects.push("table inet xknock");
-        }
+        change.remove_table();
         change.commit(&mut self.socket, "remove the firewall")
     }
 
@@ -201,12 +194,7 @@ impl Firewall {
             return Ok(());
         }
         let mut change = Transaction::new();
-        for set in [sets::OPEN4, sets::OPEN6] {
-            let ours = grants.iter().filter(|(grant, _)| Set::of(grant.source).name == set.name);
-            let elements: Vec<_> =
-                ours.map(|(grant, lasts)| Element::granting(grant, *lasts)).collect();
-            change.add(set.text(), messages(&set, &elements));
-        }
+        change.grants(grants, messages);
         match change.commit(&mut self.socket, doing) {
             Err(error) if error.is_absent() && !self.exists()? => Err(FirewallError::NoTable),
             result => result,
@@ -226,12 +214,91 @@ impl Transaction {
         }
     }
 
+    fn install(&mut self, ruleset: &Ruleset, grants: &[TimedGrant]) -> Result<(), FirewallError> {
+        let interfaces = interface_elements(&ruleset.interfaces)?;
+        let services = |wanted: fn(bool) -> bool| -> Vec<Element> {
+            let chosen = ruleset.guarded.iter().filter(|(_, cut)| wanted(**cut));
+            chosen
+                .map(|(service, _)| Element::lasting(sets::service_key(*service).to_vec()))
+                .collect()
+        };
+        let trial: Vec<_> = match ruleset.trial {
+            Some(lasts) => {
+                ruleset.guarded.keys().map(|service| Element::passing(*service, lasts)).collect()
+            }
+            None => Vec::new(),
+        };
+        let table = table();
+        self.table(&table, MsgType::Add);
+        for set in sets::ALL {
+            self.add(set.text(), [set.create()]);
+        }
+        let counter = counter_attributes().nested(NFTA_OBJ_DATA, Attributes::new());
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_ACK;
+        self.add("counter refused", [Message::new(libc::NFT_MSG_NEWOBJ, flags, FAMILY, counter)]);
+        let contents = [
+            (sets::INTERFACES, interfaces),
+            (sets::GUARDED, services(|_| true)),
+            (sets::CUT, services(|cut| cut)),
+            (sets::TRIAL, trial),
+        ];
+        for (set, elements) in contents {
+            self.add(set.text(), [set.flush()]);
+            self.add(set.text(), set.add(&elements));
+        }
+        self.grants(&longest(grants), adding);
+        rules::write(&mut self.batch, &table, ruleset);
+        Ok(())
+    }
+
+    fn grants(
+        &mut self,
+        grants: &BTreeMap<Grant, Duration>,
+        messages: impl Fn(&Set, &[Element]) -> Vec<Message>,
+    ) {
+        for set in [sets::OPEN4, sets::OPEN6] {
+            let ours = grants.iter().filter(|(grant, _)| Set::of(grant.source).name == set.name);
+            let elements: Vec<_> =
+                ours.map(|(grant, lasts)| Element::granting(grant, *lasts)).collect();
+            self.add(set.text(), messages(&set, &elements));
+        }
+    }
+
+    /// Deleting what is absent fails, so it is made sure to be there first.
+    fn remove_table(&mut self) {
+        let table = table();
+        for kind in [MsgType::Add, MsgType::Del] {
+            self.table(&table, kind);
+        }
+    }
+
+    fn table(&mut self, table: &Table, kind: MsgType) {
+        self.batch.add(table, kind);
+        self.objects.push("table inet xknock");
+    }
+
     fn commit(self, socket: &mut Socket, doing: &'static str) -> Result<(), FirewallError> {
         let Self { batch, objects } = self;
         // What comes after the named objects are the chains and their rules.
         let object = |index: usize| objects.get(index).copied().unwrap_or("a chain or rule").into();
         socket.commit(doing, batch, object)
     }
+}
+
+/// Before Linux 6.12 adding what is there leaves its timeout as it was, and deleting what is
+/// absent fails. This works everywhere.
+fn adding(set: &Set, elements: &[Element]) -> Vec<Message> {
+    [set.add(elements), set.delete(elements), set.add(elements)].concat()
+}
+
+/// Of several grants for the same source and service the longest.
+fn longest(grants: &[TimedGrant]) -> BTreeMap<Grant, Duration> {
+    let mut longest = BTreeMap::new();
+    for TimedGrant { grant, lasts } in grants {
+        let known = longest.entry(canonical(grant)).or_insert(*lasts);
+        *known = (*known).max(*lasts);
+    }
+    longest
 }
 
 fn table() -> Table {
@@ -261,5 +328,5 @@ fn interface_elements(names: &[String]) -> Result<Vec<Element>, FirewallError> {
         key.resize(INTERFACE_NAME, 0);
         Ok(Element::lasting(key))
     };
-    names.iter().map(element).collect()
+    names.iter().filter(|name| !name.ends_with('*')).map(element).collect()
 }

@@ -41,11 +41,16 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
         batch.add(&Rule::new(chain), MsgType::Del);
     }
 
-    let mut entry =
-        vec![expr::meta(libc::NFT_META_IIFNAME, R0), expr::is_in(sets::INTERFACES.name)];
-    entry.extend(expr::service(R0));
-    entry.push(expr::is_in(sets::GUARDED.name));
-    add(batch, &guard, entry, Some(Verdict::Jump { chain: CHECK.into() }));
+    let patterns = ruleset.interfaces.iter().filter_map(|name| name.strip_suffix('*'));
+    // A comparison of the first bytes alone is how `nft` writes `iifname "eth*"`.
+    let entries = std::iter::once(expr::is_in(sets::INTERFACES.name))
+        .chain(patterns.map(|prefix| expr::equal(R0, prefix.as_bytes())));
+    for on_interface in entries {
+        let mut entry = vec![expr::meta(libc::NFT_META_IIFNAME, R0), on_interface];
+        entry.extend(expr::service(R0));
+        entry.push(expr::is_in(sets::GUARDED.name));
+        add(batch, &guard, entry, Some(Verdict::Jump { chain: CHECK.into() }));
+    }
 
     for prefix in &ruleset.always_allow {
         add(batch, &check, from(prefix), Some(Verdict::Accept));
@@ -61,6 +66,17 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
     }
     let drop = (ruleset.mode == Mode::Enforce).then_some(Verdict::Drop);
     add(batch, &check, vec![expr::count(REFUSED)], drop);
+    if ruleset.mode == Mode::Observe && ruleset.trial.is_some() {
+        add(batch, &check, on_trial(), Some(Verdict::Drop));
+    }
+}
+
+/// The service is closed for the time of a trial. Its elements end by themselves, and with
+/// them the trial, whatever has become of the agent.
+fn on_trial() -> Vec<Expression> {
+    let mut rule = Vec::from(expr::service(R0));
+    rule.push(expr::is_in(sets::TRIAL.name));
+    rule
 }
 
 /// The source is within a prefix.

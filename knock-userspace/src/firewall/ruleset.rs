@@ -1,6 +1,7 @@
 //! What the kernel shall hold, derived from a policy. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -9,7 +10,8 @@ use crate::policy::{Connections, Mode, Policy, Service};
 /// Everything of the table `inet xknock` but its grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Names of the guarded interfaces.
+    /// Names of the guarded interfaces; one that ends with `*` stands for all that begin so.
+    /// They need not be there: one that appears later is guarded from its first packet on.
     pub interfaces: Vec<String>,
     /// The services of all doors, and whether their connections end with the grant.
     pub guarded: BTreeMap<Service, bool>,
@@ -17,6 +19,9 @@ pub struct Ruleset {
     pub always_allow: Vec<IpNet>,
     /// Whether the guard drops.
     pub mode: Mode,
+    /// How much longer a guard that observes drops nevertheless, because `enforce` is being
+    /// tried. The kernel itself ends it.
+    pub trial: Option<Duration>,
     /// How packets of running connections are told from new ones.
     pub tracking: Tracking,
 }
@@ -50,6 +55,7 @@ impl Ruleset {
             guarded,
             always_allow: policy.always_allow.clone(),
             mode: policy.mode,
+            trial: None,
             tracking,
         }
     }

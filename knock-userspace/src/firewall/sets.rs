@@ -44,6 +44,8 @@ pub(super) enum Family {
 pub(super) struct Set {
     pub(super) name: &'static CStr,
     pub(super) family: Option<Family>,
+    /// Whether elements end by themselves.
+    timed: bool,
     id: u32,
     key_type: u32,
     key_bytes: u32,
@@ -56,8 +58,10 @@ pub(super) const OPEN4: Set =
     Set::new(c"open4", 4, IPV4_ADDR << (2 * TYPE_BITS) | SERVICE, 12, Some(Family::V4));
 pub(super) const OPEN6: Set =
     Set::new(c"open6", 5, IPV6_ADDR << (2 * TYPE_BITS) | SERVICE, 24, Some(Family::V6));
+/// Services that are closed for the time of a trial.
+pub(super) const TRIAL: Set = Set { timed: true, ..Set::new(c"trial", 6, SERVICE, 8, None) };
 /// All of them.
-pub(super) const ALL: [Set; 5] = [INTERFACES, GUARDED, CUT, OPEN4, OPEN6];
+pub(super) const ALL: [Set; 6] = [INTERFACES, GUARDED, CUT, OPEN4, OPEN6, TRIAL];
 
 /// One element: its key, and how long it lasts where the set has timeouts.
 #[derive(Clone, Debug)]
@@ -74,7 +78,7 @@ impl Set {
         key_bytes: u32,
         family: Option<Family>,
     ) -> Self {
-        Self { name, family, id, key_type, key_bytes }
+        Self { name, family, timed: family.is_some(), id, key_type, key_bytes }
     }
 
     pub(super) fn text(&self) -> &'static str {
@@ -95,7 +99,7 @@ impl Set {
         // one attribute of type 0 and 4 bytes, 1 for host order, 2 for network order.
         let order: u32 = if self.key_type == IFNAME { 1 } else { 2 };
         let note = [&[0, 4], order.to_ne_bytes().as_slice()].concat();
-        let flags = if self.family.is_some() { libc::NFT_SET_TIMEOUT } else { 0 };
+        let flags = if self.timed { libc::NFT_SET_TIMEOUT } else { 0 };
         let attributes = Attributes::new()
             .text(NFTA_SET_TABLE, TABLE_NAME)
             .text(NFTA_SET_NAME, self.text())
@@ -155,6 +159,12 @@ impl Element {
     /// An element without a timeout.
     pub(super) fn lasting(key: Vec<u8>) -> Self {
         Self { key, lasts: None }
+    }
+
+    /// An element of a set of services, which ends after this time.
+    pub(super) fn passing(service: Service, lasts: Duration) -> Self {
+        let lasts = Some(lasts.clamp(SHORTEST, LONGEST));
+        Self { key: service_key(service).to_vec(), lasts }
     }
 
     /// The element that is a grant.

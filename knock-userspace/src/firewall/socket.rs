@@ -31,12 +31,14 @@ pub(super) struct Socket {
     sequence: u32,
 }
 
-/// One answer of the kernel.
-struct Answer<'a> {
-    kind: i32,
+/// One message of the kernel.
+pub(super) struct Answer<'a> {
+    pub(super) kind: i32,
     flags: i32,
     sequence: u32,
-    body: &'a [u8],
+    /// Whose question it answers, or of whose change it tells.
+    pub(super) port: u32,
+    pub(super) body: &'a [u8],
 }
 
 impl Socket {
@@ -57,6 +59,14 @@ impl Socket {
         let _ = socket::setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_QUEUE);
         let send_limit = socket::getsockopt(&fd, sockopt::SndBuf).map_err(fail("getsockopt"))?;
         Ok(Self { fd, buffer: vec![0; RECEIVE], send_limit, sequence: 0 })
+    }
+
+    /// The address that the kernel gave it.
+    pub(super) fn port(&self) -> Result<u32, FirewallError> {
+        let address: Result<NetlinkAddr, _> = socket::getsockname(self.fd.as_raw_fd());
+        let address = address
+            .map_err(|errno| FirewallError::socket("open the firewall", "getsockname", errno))?;
+        Ok(address.pid())
     }
 
     /// Runs a batch as one transaction: all of it, or nothing.
@@ -218,10 +228,10 @@ impl Answer<'_> {
 }
 
 /// The answers in what one `recvmsg` returned.
-fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+pub(super) fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let header: &[u8; NLMSG_HEADER] = bytes.first_chunk()?;
-        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3] = *header;
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let body = bytes.get(NLMSG_HEADER..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -229,6 +239,7 @@ fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
             kind: u16::from_ne_bytes([k0, k1]).into(),
             flags: u16::from_ne_bytes([f0, f1]).into(),
             sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            port: u32::from_ne_bytes([p0, p1, p2, p3]),
             body,
         })
     })

@@ -1,6 +1,7 @@
 //! What the kernel holds, read back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -17,8 +18,10 @@ const DOING: &str = "read the firewall back";
 /// The table `inet xknock` as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Whether the guard drops.
+    /// Whether the guard drops now.
     pub mode: Mode,
+    /// If it drops on trial only: how much longer.
+    pub trial: Option<Duration>,
     /// The guarded services, in order.
     pub guarded: Vec<Service>,
     /// Names of the guarded interfaces, in order.
@@ -57,12 +60,26 @@ pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
     let question = Attributes::new().text(NFTA_RULE_TABLE, TABLE_NAME).text(NFTA_RULE_CHAIN, check);
     let found = socket
         .ask(DOING, &Message::new(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP, FAMILY, question))?;
-    let drops = found.iter().any(|rule| has_drop(rule));
+    let tried = |rule: &&Vec<u8>| expressions(rule, "lookup").next().is_some();
+    let (on_trial, always): (Vec<_>, Vec<_>) =
+        found.iter().filter(|rule| has_drop(rule)).partition(tried);
+    let left = elements(socket, &sets::TRIAL)?.iter().filter_map(|element| element.lasts).max();
+    let trial = left.filter(|_| always.is_empty() && !on_trial.is_empty());
     let always_allow = found.iter().filter_map(|rule| prefix(rule)).collect();
 
     let (refused_packets, refused_bytes) = refused(socket)?;
+    let drops = !always.is_empty() || trial.is_some();
     let mode = if drops { Mode::Enforce } else { Mode::Observe };
-    Ok(Status { mode, guarded, interfaces, always_allow, grants, refused_packets, refused_bytes })
+    Ok(Status {
+        mode,
+        trial,
+        guarded,
+        interfaces,
+        always_allow,
+        grants,
+        refused_packets,
+        refused_bytes,
+    })
 }
 
 fn elements(socket: &mut Socket, set: &sets::Set) -> Result<Vec<sets::Element>, FirewallError> {

@@ -39,3 +39,6 @@ pub(super) const NFTA_OBJ_DATA: u16 = 4;
 pub(super) const NFTA_COUNTER_BYTES: u16 = 1;
 pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
 pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
+
+pub(super) const NFTA_GEN_PROC_PID: u16 = 2;
+pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;

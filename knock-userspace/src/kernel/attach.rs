@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use aya::programs::links::FdLink;
+use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
 
 use super::KernelError;
@@ -25,16 +27,18 @@ impl fmt::Display for AttachedMode {
     }
 }
 
+/// Attaches `program` to the interface with this index; the link, and the mode.
 pub(super) fn attach(
     program: &mut Xdp,
-    interface: &str,
+    (index, name): (u32, &str),
     attach: Attach,
-) -> Result<AttachedMode, KernelError> {
+) -> Result<(FdLink, AttachedMode), KernelError> {
+    let mut try_mode = |mode| try_mode(program, index, name, mode);
     match attach {
-        Attach::Native => try_mode(program, interface, AttachedMode::Native),
-        Attach::Generic => try_mode(program, interface, AttachedMode::Generic),
-        Attach::Auto => match try_mode(program, interface, AttachedMode::Native) {
-            Err(KernelError::Attach { .. }) => try_mode(program, interface, AttachedMode::Generic),
+        Attach::Native => try_mode(AttachedMode::Native),
+        Attach::Generic => try_mode(AttachedMode::Generic),
+        Attach::Auto => match try_mode(AttachedMode::Native) {
+            Err(KernelError::Attach { .. }) => try_mode(AttachedMode::Generic),
             result => result,
         },
     }
@@ -42,25 +46,26 @@ pub(super) fn attach(
 
 fn try_mode(
     program: &mut Xdp,
-    interface: &str,
+    index: u32,
+    name: &str,
     mode: AttachedMode,
-) -> Result<AttachedMode, KernelError> {
+) -> Result<(FdLink, AttachedMode), KernelError> {
     let xdp_mode = match mode {
         AttachedMode::Native => XdpMode::Driver,
         AttachedMode::Generic => XdpMode::Skb,
     };
-    let Err(source) = program.attach(interface, xdp_mode) else {
-        return Ok(mode);
+    let attached = program.attach_to_if_index(index, xdp_mode);
+    let source = match attached.and_then(|id| program.take_link(id)) {
+        Ok(link) => return Ok((as_fd_link(link)?, mode)),
+        Err(source) => source,
     };
-    if let ProgramError::UnknownInterface { name } = source {
-        return Err(KernelError::UnknownInterface(name));
-    }
     Err(match errno(&source) {
+        Some(libc::ENODEV) => KernelError::UnknownInterface(name.to_owned()),
         Some(libc::EBUSY | libc::EEXIST) => {
-            KernelError::Occupied { interface: interface.to_owned(), occupant: None }
+            KernelError::Occupied { interface: name.to_owned(), occupant: None }
         }
         _ => KernelError::Attach {
-            interface: interface.to_owned(),
+            interface: name.to_owned(),
             mode,
             source,
             hint: match mode {
@@ -71,6 +76,19 @@ fn try_mode(
             },
         },
     })
+}
+
+/// Makes `link` run `program` instead of what it runs, in one step.
+pub(super) fn swap(program: &mut Xdp, link: FdLink) -> Result<FdLink, KernelError> {
+    let link = XdpLink::try_from(link).map_err(KernelError::link)?;
+    let id = program.attach_to_link(link).map_err(KernelError::Program)?;
+    as_fd_link(program.take_link(id).map_err(KernelError::Program)?)
+}
+
+/// Every kernel at or above the floor has links (Linux 5.9, aa8d3a716b59); aya's other
+/// way, without one, leaves nothing that can be pinned or swapped.
+fn as_fd_link(link: XdpLink) -> Result<FdLink, KernelError> {
+    FdLink::try_from(link).map_err(KernelError::link)
 }
 
 fn errno(error: &ProgramError) -> Option<i32> {

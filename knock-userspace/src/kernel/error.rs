@@ -72,6 +72,20 @@ pub enum KernelError {
         /// What to do, if that is known.
         hint: &'static str,
     },
+    /// A link to an interface could not be handled.
+    #[error("cannot handle the link to an interface: {0}")]
+    Link(#[source] aya::programs::links::LinkError),
+    /// Something could not be pinned.
+    #[error("cannot pin {what}: {source}")]
+    Pin {
+        /// What it is.
+        what: &'static str,
+        /// What aya said.
+        source: aya::pin::PinError,
+    },
+    /// The folder of pinned objects.
+    #[error(transparent)]
+    Pins(#[from] super::PinsError),
     /// A file descriptor could not be registered with the event loop, or a netlink
     /// question had no answer.
     #[error("{what}: {source}")]
@@ -89,6 +103,10 @@ impl KernelError {
     pub(super) fn explained(self) -> Self {
         let missing = super::features::missing();
         if missing.is_empty() { self } else { Self::TooOld(missing) }
+    }
+
+    pub(super) fn link(source: impl Into<aya::programs::links::LinkError>) -> Self {
+        Self::Link(source.into())
     }
 
     pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self {

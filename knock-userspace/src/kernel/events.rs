@@ -24,28 +24,32 @@ impl Events {
         Ok(Self { ring })
     }
 
-    /// Waits until there is at least one event, then moves up to `limit` of those that
-    /// are there to the end of `events`.
+    /// Waits until there is at least one event, then hands up to `limit` of those that are
+    /// there to `take`. An event leaves the ring buffer when `take` has returned: should this
+    /// process be killed before, the next one finds it again.
     ///
     /// Dropping the future loses nothing.
     ///
     /// # Errors
     ///
     /// If the file descriptor cannot be polled.
-    pub async fn read(&mut self, events: &mut Vec<Event>, limit: usize) -> io::Result<()> {
+    pub async fn read(&mut self, limit: usize, mut take: impl FnMut(Event)) -> io::Result<()> {
         loop {
             let mut guard = self.ring.readable_mut().await?;
             let ring = guard.get_inner_mut();
-            let before = events.len();
-            while events.len() - before < limit {
+            let mut taken = 0;
+            while taken < limit {
                 let Some(record) = ring.next() else {
                     guard.clear_ready();
                     break;
                 };
                 // A record of another size cannot come from this program.
-                events.extend(Event::from_bytes(&record));
+                if let Some(event) = Event::from_bytes(&record) {
+                    take(event);
+                    taken += 1;
+                }
             }
-            if events.len() > before {
+            if taken > 0 {
                 return Ok(());
             }
         }

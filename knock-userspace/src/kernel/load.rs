@@ -1,112 +1,134 @@
 //! Loading the detector and filling its maps.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf};
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use knock_common::first::Bucket;
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use knock_common::sequence::{Edge, PORTS, Transition};
 use nix::time::{ClockId, clock_getres};
-use procfs::Current as _;
+use tracing::warn;
 
-use super::{AttachedMode, Events, KernelError, Totals, Trace, attach};
+use super::{AttachedMode, Events, KernelError, Pins, Settings, Totals, Trace, attach, pins};
 use crate::compile::Compiled;
 use crate::policy::{Attach, Knocks};
+use crate::trie::{Change, Edges, Trie};
 
 /// The program for frames in one or more buffers.
 const FRAGS: &str = "knock_frags";
 /// The program for frames in one buffer.
 const SINGLE_BUFFER: &str = "knock";
 
-/// The classes of all ports: the only variable of the program that changes.
+/// The classes of all ports: the only variable of the program that changes. Each program has
+/// its own, so they change together with it.
 const CLASSES: &str = ".bss";
+const TRIE: &str = "TRIE";
+/// Fewest edges that the trie has room for, so that a reload can add doors in place.
+const MIN_EDGES: u32 = 1 << 10;
+
+/// Maps that outlive the agent, and what is lost when one must be made anew.
+const PINNED: [(&str, &str); 6] = [
+    (TRIE, ""),
+    ("RECENT", "knocks under way"),
+    ("FIRST", "first steps"),
+    ("PROGRESS", "knocks under way"),
+    ("EVENTS", "completed knocks that waited"),
+    ("COUNTERS", "counters"),
+];
 
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/knock-ebpf"));
 
-/// What is fixed while the detector is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Decoys that a source with progress may hit.
-    pub strays: u8,
-    /// Sources past their first step that are remembered.
-    pub max_sources: u32,
-    /// What happens to packets that matched a step.
-    pub knocks: Knocks,
-    /// Whether the program says what it sees.
-    pub trace: bool,
-    /// Places first steps; must not be known outside.
-    pub hash_key: [u64; 2],
-}
-
-impl Settings {
-    /// Bytes of the ring buffer: 52,428 completed knocks of 40 bytes with their headers. The
-    /// agent maps it twice over, and it counts as resident there.
-    const RING_BYTES: u32 = 1 << 21;
-
-    /// Buckets of first steps, of seven slots each: four for each source. At the default
-    /// size, of all first steps one flood of four million a second leaves 97% in place for
-    /// 200 ms (Poisson: seven or more newer ones in a bucket).
-    const fn buckets(self) -> u32 {
-        self.max_sources.next_power_of_two().saturating_mul(4)
-    }
-
-    /// About how many bytes the maps take whose size depends on `max_sources`.
-    fn memory(self) -> u64 {
-        // struct htab_elem with a key of 16 and a value of 32 bytes, and the head of a
-        // hash bucket (kernel/bpf/hashtab.c).
-        const ELEMENT: u64 = 104;
-        const HEAD: u64 = 16;
-        let buckets = u64::from(self.buckets());
-        let sources = u64::from(self.max_sources);
-        buckets * size_of::<Bucket<u64>>() as u64
-            + sources * ELEMENT
-            + sources.next_power_of_two() * HEAD
-    }
-
-    /// Why the maps could not be created: if there is no room for so many sources, how
-    /// many there would be room for.
-    fn explain(self, error: EbpfError) -> KernelError {
-        let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error else {
-            return KernelError::from(error).explained();
-        };
-        let sized = matches!(name.as_str(), "FIRST" | "PROGRESS");
-        let too_large = matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG));
-        let available = procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available);
-        let (true, true, Some(available)) = (sized, too_large, available) else {
-            return KernelError::from(error).explained();
-        };
-        let halves = std::iter::successors(Some(self.max_sources), |sources| Some(sources / 2));
-        let fits = halves
-            .map(|max_sources| Self { max_sources, ..self })
-            .find(|settings| settings.memory() <= available / 2)
-            .map_or(0, |settings| settings.max_sources);
-        KernelError::TooManySources {
-            asked: self.max_sources,
-            needed_mib: self.memory() >> 20,
-            available_mib: available >> 20,
-            fits,
-        }
-    }
-}
-
-/// The loaded program with its maps and links. Dropping it detaches it everywhere.
+/// The loaded program with its maps and links. Dropping it detaches it everywhere, unless it
+/// was pinned and is settled.
 pub struct Detector {
     pub(super) ebpf: Ebpf,
     /// Which of the two programs is loaded.
     program: &'static str,
+    settings: Settings,
+    /// Longest `within` of any door that it knows, in ticks.
+    longest: u32,
+    /// What the trie's map holds.
+    trie: Trie,
+    /// Edges that it has room for.
+    room: usize,
+    /// Edges that the program before this one still needs.
+    stale: Vec<Edge>,
+    /// By index of the interface.
+    links: BTreeMap<u32, Attached>,
+    pins: Option<Pins>,
+    /// Files made for this program, which nobody needs if it does not get to run.
+    made: Vec<PathBuf>,
+    reset: Vec<&'static str>,
+}
+
+/// One interface.
+struct Attached {
+    link: FdLink,
+    name: String,
+    mode: AttachedMode,
 }
 
 impl Detector {
-    /// Loads the program and fills its maps. Nothing is attached yet.
+    /// Loads the program and fills its maps. Nothing is attached yet, and nothing is left
+    /// when it is dropped.
     ///
     /// # Errors
     ///
     /// If the kernel refuses a map or the program; nothing is left behind then.
     pub fn load(compiled: &Compiled, settings: Settings) -> Result<Self, KernelError> {
-        let edges = u32::try_from(compiled.edges.len()).unwrap_or(u32::MAX).max(1);
-        let ebpf = EbpfLoader::new()
-            .map_max_entries("TRIE", edges)
+        Self::load_among(compiled, settings, None)
+    }
+
+    /// Loads the program, and with `pins` lets it work with the maps that are pinned there,
+    /// so that it goes on where another program is or was. Call [`Detector::settle`] once it
+    /// is attached where it should be.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses a map or the program; nothing has changed then.
+    pub fn load_among(
+        compiled: &Compiled,
+        settings: Settings,
+        pins: Option<&Pins>,
+    ) -> Result<Self, KernelError> {
+        let edges = u32::try_from(compiled.trie.edges.len()).unwrap_or(u32::MAX);
+        let mut edges = edges.saturating_mul(2).max(MIN_EDGES);
+        let mut loader = EbpfLoader::new();
+        let (mut made, mut reset) = (Vec::new(), Vec::new());
+        for (name, loss) in PINNED {
+            let Some(pins) = pins else { break };
+            let path = pins.map(name);
+            let found = MapInfo::from_pin(&path).ok().map(|info| info.max_entries());
+            let fits = match (name, found) {
+                (_, None) => true,
+                (TRIE, Some(size)) => size as usize >= compiled.trie.edges.len(),
+                ("FIRST", Some(size)) => size == settings.buckets(),
+                ("PROGRESS", Some(size)) => size == settings.max_sources,
+                (_, Some(_)) => true,
+            };
+            match (fits, found) {
+                (true, Some(size)) => {
+                    if name == TRIE {
+                        edges = size;
+                    }
+                    loader.map_pin_path(name, path);
+                }
+                (true, None) => {
+                    made.push(path.clone());
+                    loader.map_pin_path(name, path);
+                }
+                (false, _) => {
+                    made.push(pins.new_map(name));
+                    loader.map_pin_path(name, pins.new_map(name));
+                    reset.extend(Some(loss).filter(|loss| !loss.is_empty()));
+                }
+            }
+        }
+        let loaded = loader
+            .map_max_entries(TRIE, edges)
             .map_max_entries("FIRST", settings.buckets())
             .map_max_entries("PROGRESS", settings.max_sources)
             .map_max_entries("EVENTS", Settings::RING_BYTES)
@@ -118,13 +140,48 @@ impl Detector {
             .override_global("HASH_KEY_1", &settings.hash_key[1], true)
             .override_global("DROP_KNOCKS", &u32::from(settings.knocks == Knocks::Drop), true)
             .override_global("TRACE", &u32::from(settings.trace), true)
-            .load(OBJECT)
-            .map_err(|error| settings.explain(error))?;
-        let mut detector = Self { ebpf, program: FRAGS };
-        detector.fill(compiled)?;
+            .load(OBJECT);
+        let ebpf = loaded.map_err(|error| {
+            remove_files(&made);
+            settings.explain(error)
+        })?;
+        let mut detector = Self {
+            ebpf,
+            program: FRAGS,
+            settings,
+            longest: compiled.longest,
+            trie: Trie::default(),
+            room: edges as usize,
+            stale: Vec::new(),
+            links: BTreeMap::new(),
+            pins: pins.cloned(),
+            made,
+            reset,
+        };
+        let held = Trie::restored(detector.edges()?, compiled.trie.next());
+        detector.fill(held.change_to(&compiled.trie), compiled)?;
         detector.load_program()?;
         give_back_memory();
         Ok(detector)
+    }
+
+    /// The edges of the trie among `pins`; none if it was not pinned.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn pinned_edges(pins: &Pins) -> Result<Edges, KernelError> {
+        let path = pins.map(TRIE);
+        if !path.exists() {
+            return Ok(Edges::new());
+        }
+        let map = Map::HashMap(MapData::from_pin(path).map_err(KernelError::map(TRIE))?);
+        read_edges(&HashMap::try_from(&map).map_err(KernelError::map(TRIE))?)
+    }
+
+    fn edges(&self) -> Result<Edges, KernelError> {
+        let map = self.ebpf.map(TRIE).ok_or(KernelError::Missing(TRIE))?;
+        read_edges(&HashMap::try_from(map).map_err(KernelError::map(TRIE))?)
     }
 
     /// Frames in several buffers need Linux 5.18 (f45d5b6ce2e8). Before that, drivers
@@ -139,17 +196,54 @@ impl Detector {
         loaded.map_err(|error| KernelError::Program(error).explained())
     }
 
-    fn fill(&mut self, compiled: &Compiled) -> Result<(), KernelError> {
-        let trie = self.ebpf.map_mut("TRIE").ok_or(KernelError::Missing("TRIE"))?;
+    /// Makes the maps hold `compiled`, except for edges that go: a program that ran before
+    /// may still follow them, until [`Detector::settle`].
+    fn fill(&mut self, change: Change, compiled: &Compiled) -> Result<(), KernelError> {
+        let trie = self.ebpf.map_mut(TRIE).ok_or(KernelError::Missing(TRIE))?;
         let mut trie: HashMap<&mut MapData, Edge, Transition> =
-            trie.try_into().map_err(KernelError::map("TRIE"))?;
-        for (edge, transition) in &compiled.edges {
-            trie.insert(edge, transition, 0).map_err(KernelError::map("TRIE"))?;
+            trie.try_into().map_err(KernelError::map(TRIE))?;
+        for (edge, transition) in change.insert {
+            trie.insert(edge, transition, 0).map_err(KernelError::map(TRIE))?;
         }
         let classes = self.ebpf.map_mut(CLASSES).ok_or(KernelError::Missing("port classes"))?;
         let mut classes: Array<&mut MapData, [u8; PORTS]> =
             classes.try_into().map_err(KernelError::map("port classes"))?;
-        classes.set(0, *compiled.classes, 0).map_err(KernelError::map("port classes"))
+        classes.set(0, *compiled.classes, 0).map_err(KernelError::map("port classes"))?;
+        let trie = self.ebpf.map_mut(TRIE).ok_or(KernelError::Missing(TRIE))?;
+        let mut trie: HashMap<&mut MapData, Edge, Transition> =
+            trie.try_into().map_err(KernelError::map(TRIE))?;
+        for (edge, transition) in change.replace {
+            trie.insert(edge, transition, 0).map_err(KernelError::map(TRIE))?;
+        }
+        self.stale.extend(change.delete);
+        self.trie = compiled.trie.clone();
+        Ok(())
+    }
+
+    /// The trie that its map holds.
+    pub const fn trie(&self) -> &Trie {
+        &self.trie
+    }
+
+    /// Whether this program can do what `compiled` and `settings` want, or another must be
+    /// loaded: because settings differ, or the trie needs more room.
+    pub fn can_become(&self, compiled: &Compiled, settings: Settings) -> bool {
+        let inserted = self.trie.change_to(&compiled.trie).insert.len();
+        settings == self.settings
+            && compiled.longest == self.longest
+            // What goes is still there while the rest comes.
+            && self.trie.edges.len() + inserted <= self.room
+    }
+
+    /// Changes doors and port classes in place, while packets come.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be written.
+    pub fn update(&mut self, compiled: &Compiled) -> Result<(), KernelError> {
+        self.fill(self.trie.change_to(&compiled.trie), compiled)?;
+        self.settle()?;
+        Ok(())
     }
 
     fn program(&mut self) -> Result<&mut Xdp, KernelError> {
@@ -157,14 +251,135 @@ impl Detector {
         program.try_into().map_err(KernelError::Program)
     }
 
-    /// Attaches the detector to an interface until it is dropped.
+    /// Attaches the detector to an interface. Where a link is pinned, its program is
+    /// swapped, and no packet goes by unseen.
     ///
     /// # Errors
     ///
     /// If there is no such interface, another XDP program is there, or the driver
-    /// refuses and `attach` allows no other mode.
-    pub fn attach(&mut self, interface: &str, attach: Attach) -> Result<AttachedMode, KernelError> {
-        attach::attach(self.program()?, interface, attach)
+    /// refuses and `how` allows no other mode.
+    pub fn attach(
+        &mut self,
+        (index, name): (u32, &str),
+        how: Attach,
+        running: Option<AttachedMode>,
+    ) -> Result<AttachedMode, KernelError> {
+        if let Some(pins) = self.pins.clone()
+            && let Ok(pinned) = PinnedLink::from_pin(pins.link(index))
+        {
+            let wanted = match (how, running) {
+                (_, None) => false,
+                (Attach::Auto, Some(_)) => true,
+                (Attach::Native, Some(mode)) => mode == AttachedMode::Native,
+                (Attach::Generic, Some(mode)) => mode == AttachedMode::Generic,
+            };
+            if wanted
+                && let Some(mode) = running
+                && let Ok(link) = attach::swap(self.program()?, pinned.into())
+            {
+                self.links.insert(index, Attached { link, name: name.to_owned(), mode });
+                return Ok(mode);
+            }
+            // To an interface that is gone, whose index came again; or in another mode.
+            pins::remove(&pins.link(index))?;
+        }
+        let (mut link, mode) = attach::attach(self.program()?, (index, name), how)?;
+        if let Some(pins) = &self.pins {
+            let path = pins.link(index);
+            let pinned = link.pin(&path);
+            link = pinned.map_err(|source| KernelError::Pin { what: "a link", source })?.into();
+            if self.is_unsettled() {
+                self.made.push(path);
+            }
+        }
+        self.links.insert(index, Attached { link, name: name.to_owned(), mode });
+        Ok(mode)
+    }
+
+    /// Takes the interfaces over from the program before this one, without a gap. A link to
+    /// an interface that is gone ends.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not swap a program that it has taken elsewhere.
+    pub fn take_over(&mut self, before: &mut Self) -> Result<(), KernelError> {
+        for (index, attached) in std::mem::take(&mut before.links) {
+            let Attached { link, name, mode } = attached;
+            match attach::swap(self.program()?, link) {
+                Ok(link) => _ = self.links.insert(index, Attached { link, name, mode }),
+                Err(error) => {
+                    warn!(interface = name, %error, "detached");
+                    self.unpin(index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches the detector from the interface with this index, if it is attached there;
+    /// the interface's name then.
+    ///
+    /// # Errors
+    ///
+    /// If the link cannot be unpinned.
+    pub fn detach(&mut self, index: u32) -> Result<Option<String>, KernelError> {
+        self.unpin(index)?;
+        Ok(self.links.remove(&index).map(|attached| attached.name))
+    }
+
+    fn unpin(&self, index: u32) -> Result<(), KernelError> {
+        match &self.pins {
+            Some(pins) => Ok(pins::remove(&pins.link(index))?),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the detector is attached: index, name and mode.
+    pub fn attached(&self) -> impl Iterator<Item = (u32, &str, AttachedMode)> {
+        self.links.iter().map(|(&index, one)| (index, one.name.as_str(), one.mode))
+    }
+
+    /// Notes that an interface is called otherwise now.
+    pub fn rename(&mut self, index: u32, name: &str) {
+        if let Some(attached) = self.links.get_mut(&index) {
+            name.clone_into(&mut attached.name);
+        }
+    }
+
+    const fn is_unsettled(&self) -> bool {
+        !self.made.is_empty()
+    }
+
+    /// This program is the one now: what the one before needed goes, and what is pinned stays
+    /// when this value is dropped. Returns what was lost on the way, in words.
+    ///
+    /// # Errors
+    ///
+    /// If a map or a pin cannot be changed.
+    pub fn settle(&mut self) -> Result<Vec<&'static str>, KernelError> {
+        let trie = self.ebpf.map_mut(TRIE).ok_or(KernelError::Missing(TRIE))?;
+        let mut trie: HashMap<&mut MapData, Edge, Transition> =
+            trie.try_into().map_err(KernelError::map(TRIE))?;
+        for edge in self.stale.drain(..) {
+            trie.remove(&edge).map_err(KernelError::map(TRIE))?;
+        }
+        wait_for_packets_under_way();
+        let mut lost = std::mem::take(&mut self.reset);
+        if let Some(pins) = &self.pins {
+            for (name, _) in PINNED {
+                let new = pins.new_map(name);
+                if self.made.contains(&new) {
+                    pins::replace(&new, &pins.map(name))?;
+                }
+            }
+            for folder in pins.foreign_layouts()? {
+                pins::remove_folder(&folder)?;
+                lost.push("what a program of another layout had noted");
+            }
+        }
+        self.made.clear();
+        lost.dedup();
+        Ok(lost)
     }
 
     /// Takes the ring buffer of completed sequences.
@@ -203,6 +418,42 @@ impl Detector {
     /// If the kernel refuses the frame, which must have 14 bytes or more.
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<(u32, Duration), KernelError> {
         test_run(self.program()?, frame, repeat)
+    }
+}
+
+impl Drop for Detector {
+    fn drop(&mut self) {
+        remove_files(&self.made);
+    }
+}
+
+fn remove_files(paths: &[PathBuf]) {
+    for path in paths {
+        if let Err(error) = pins::remove(path) {
+            warn!(%error, "left behind");
+        }
+    }
+}
+
+fn read_edges<T: std::borrow::Borrow<MapData>>(
+    trie: &HashMap<T, Edge, Transition>,
+) -> Result<Edges, KernelError> {
+    let edges: Result<_, _> = trie.iter().collect();
+    edges.map_err(KernelError::map(TRIE))
+}
+
+/// Returns when no CPU is still working on a packet that it had before: the kernel may give
+/// the place of a deleted edge to the next one that is inserted, and nobody may be reading it
+/// then. `MEMBARRIER_CMD_GLOBAL` waits for a grace period of RCU (kernel/sched/membarrier.c),
+/// in which XDP programs run.
+fn wait_for_packets_under_way() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: membarrier(2) takes numbers only.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // Kernels with CPUs that nothing may disturb (nohz_full) refuse. A packet takes well
+        // under a microsecond.
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which capabilities the agent needs.
 
+use std::collections::HashSet;
+
 use caps::CapSet;
 pub use caps::Capability;
 
@@ -19,10 +21,36 @@ const NEEDED: [(Capability, &str); 3] = [
 /// If the kernel does not tell.
 pub fn missing_capabilities() -> Result<Vec<(Capability, &'static str)>, caps::errors::CapsError> {
     let held = caps::read(None, CapSet::Effective)?;
-    let has = |capability| {
-        held.contains(&capability)
-            || (capability != Capability::CAP_NET_ADMIN
-                && held.contains(&Capability::CAP_SYS_ADMIN))
+    let stood_for = held.contains(&Capability::CAP_SYS_ADMIN);
+    let has = |capability: &Capability| {
+        held.contains(capability) || (stood_for && *capability != Capability::CAP_NET_ADMIN)
     };
-    Ok(NEEDED.into_iter().filter(|(capability, _)| !has(*capability)).collect())
+    Ok(NEEDED.into_iter().filter(|(capability, _)| !has(capability)).collect())
+}
+
+/// Those of `held` that the agent goes on needing: nothing that another stands for.
+pub fn needed_capabilities(held: &HashSet<Capability>) -> Vec<Capability> {
+    let needed = NEEDED.iter().map(|(capability, _)| *capability);
+    let (mut keep, missing): (Vec<_>, Vec<_>) =
+        needed.partition(|capability| held.contains(capability));
+    if !missing.is_empty() && held.contains(&Capability::CAP_SYS_ADMIN) {
+        keep.push(Capability::CAP_SYS_ADMIN);
+    }
+    keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mightiest_capability_is_kept_only_where_a_smaller_one_is_lacking() {
+        let all = HashSet::from(NEEDED.map(|(capability, _)| capability));
+        let mut more = all.clone();
+        more.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_OVERRIDE]);
+        assert_eq!(needed_capabilities(&more).len(), NEEDED.len());
+        let old = HashSet::from([Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN]);
+        let kept = needed_capabilities(&old);
+        assert_eq!(kept, [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN]);
+    }
 }

@@ -20,6 +20,16 @@ fn config(top: &str, door: &str) -> String {
     )
 }
 
+/// Asserts that nothing of any agent is left on `host`: no table, no program, no file.
+fn assert_no_trace(host: &knock_tests::Host) {
+    assert_eq!(host.sh("nft list tables"), "");
+    let links = host.ip("-d link show");
+    assert!(!links.contains("xdp"), "{links}");
+    let knock_userspace::places::Places { run, pins } =
+        knock_userspace::places::Places::of(host.name());
+    assert!(!pins.exists() && !run.exists(), "{} or {}", pins.display(), run.display());
+}
+
 /// The steps of that door, as `xknock` takes them.
 const STEPS: &str = "tcp/7000,udp/8000,tcp/9000";
 /// The same as `knock` takes them.

@@ -3,11 +3,14 @@
 use std::process::Output;
 
 use knock_tests::agent::{Agent, Config, xknockd, xknockd_output};
+use knock_tests::clients::xknock_steps;
 use knock_tests::process::Process;
 use knock_tests::services::{Echo, tcp_open};
 use knock_tests::{Host, Lab};
+use knock_userspace::kernel::Nothing;
+use knock_userspace::places::Places;
 
-use crate::config;
+use crate::{SSH, STEPS, config};
 
 fn start(host: &Host, text: &str, arguments: &[&str]) -> (Output, String) {
     let config = Config::new(text);
@@ -24,14 +27,19 @@ fn assert_untouched(host: &Host) {
     assert_eq!(host.sh("nft list tables"), "");
     let links = host.ip("-d link show");
     assert!(!links.contains("xdp"), "{links}");
+    assert_eq!(pinned(host), [] as [String; 0]);
 }
 
-#[test]
-fn an_unknown_interface_is_named_and_the_known_ones_are_listed() {
-    let lab = Lab::new();
-    let (_, said) = start(&lab.server, &config("", ""), &["--interface", "eth7"]);
-    assert!(said.contains("there is no interface `eth7`") && said.contains("eth0"), "{said}");
-    assert_untouched(&lab.server);
+/// What is pinned for agents on `host` and would keep a program or its progress alive.
+fn pinned(host: &Host) -> Vec<String> {
+    let folder = Places::of(host.name()).pins;
+    let files = |folder: &str| -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.path().display().to_string()).collect()
+    };
+    let folders = files(&folder.display().to_string());
+    let all = folders.iter().flat_map(|folder| files(folder));
+    all.filter(|path| !path.ends_with("/STATE") && !path.ends_with("/GRANTS")).collect()
 }
 
 #[test]
@@ -63,12 +71,35 @@ fn where_the_driver_refuses_the_agent_falls_back_and_says_so() {
 }
 
 #[test]
-fn a_foreign_xdp_program_is_named() {
+fn a_foreign_xdp_program_is_named_and_keeps_its_place() {
+    let lab = Lab::new();
+    let other = lab.server.run(|| Nothing::attach("eth0").expect("a program of somebody else"));
+    let (_, said) = start(&lab.server, &config("", ""), &[]);
+    assert!(said.contains("`eth0` already runs the XDP program `empty` (id "), "{said}");
+    assert!(said.contains("bpftool net show dev eth0"), "{said}");
+    assert_eq!(lab.server.sh("nft list tables"), "");
+    drop(other);
+    Agent::start(&lab.server, &config("", "")).stop();
+}
+
+#[test]
+fn a_program_that_comes_later_does_not_push_the_detector_out() {
+    let lab = Lab::new();
+    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let refused = lab.server.run(|| Nothing::attach("eth0").is_err());
+    assert!(refused, "the kernel gives an interface to one program");
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+}
+
+#[test]
+fn of_two_agents_started_the_second_names_the_first() {
     let lab = Lab::new();
     let first = Agent::start(&lab.server, &config("", ""));
     let (_, said) = start(&lab.server, &config("", ""), &[]);
-    assert!(said.contains("`eth0` already runs the XDP program `knock_frags` (id "), "{said}");
-    assert!(said.contains("bpftool net show dev eth0"), "{said}");
+    let expected = format!("xknockd already runs here as process {}", first.process().id());
+    assert!(said.contains(&expected), "{said}");
+    assert!(lab.server.ip("-d link show eth0").contains("xdp"), "the first goes on");
     first.stop();
 }
 

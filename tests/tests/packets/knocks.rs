@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use knock_common::sequence::{Protocol, Step};
+use knock_common::sequence::{DoorId, Protocol, Step};
 use knock_userspace::policy::Knocks;
 
 use crate::frames::knock;
@@ -18,7 +18,7 @@ async fn the_right_steps_make_one_event_that_names_source_and_door() {
     }
     let events = bench.events().await;
     assert_eq!(events.len(), 2);
-    assert!(events.iter().all(|event| event.door == 1));
+    assert!(events.iter().all(|event| event.door == DoorId::of("door1")));
     assert_eq!(IpAddr::from(events[1].source), "2001:db8::42".parse::<IpAddr>().unwrap());
     assert!(events[0].time_ns > 0);
 }
@@ -188,7 +188,7 @@ async fn steps_that_reach_two_cpus_at_once_open_the_right_door_once() {
         });
     }
     let events = bench.events().await;
-    assert!(events.iter().all(|event| event.door == 0), "the right door");
+    assert!(events.iter().all(|event| event.door == DoorId::of("door0")), "the right door");
     let mut opened: Vec<_> = events.iter().map(|event| IpAddr::from(event.source)).collect();
     opened.sort();
     let mut expected = sources;

@@ -79,9 +79,11 @@ impl Bench {
     async fn events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let mut ring = self.detector.events().expect("ring buffer");
-        while let Ok(read) =
-            tokio::time::timeout(Duration::from_millis(1), ring.read(&mut events, 1 << 16)).await
-        {
+        loop {
+            let read = ring.read(1 << 16, |event| events.push(event));
+            let Ok(read) = tokio::time::timeout(Duration::from_millis(1), read).await else {
+                break;
+            };
             read.expect("ring buffer can be polled");
         }
         events

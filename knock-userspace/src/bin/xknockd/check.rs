@@ -40,7 +40,7 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
         policy.connections,
         if policy.interfaces.is_empty() { "none yet".into() } else { policy.interfaces.join(", ") },
         policy.doors.len(),
-        compiled.edges.len(),
+        compiled.trie.edges.len(),
         decoys[0],
         decoys[1],
     );

@@ -1,20 +1,35 @@
 //! The agent's command line.
 
 mod check;
+mod direct;
 mod policy;
 mod ports;
 mod run;
+mod verbs;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use knock_userspace::places::Places;
 
 /// Keeps services closed to everyone who has not knocked.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
+    /// Which agent, on a host that runs several: one in each of its network namespaces.
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "XKNOCKD_INSTANCE",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = Places::check_instance
+    )]
+    instance: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -31,10 +46,14 @@ enum Command {
         /// Logs what the kernel program makes of each step.
         #[arg(long)]
         trace_kernel: bool,
-        /// Removes the firewall table and all grants on exit, so that the ports are as
-        /// before. By default ports stay closed and grants end in their time.
+        /// Removes program, table and grants on exit, so that the host is as before. By
+        /// default ports stay closed, grants end in their time, and the next agent goes on
+        /// where this one ended.
         #[arg(long)]
         clean: bool,
+        /// Enforces even if that locks out the SSH session from which this is run.
+        #[arg(long)]
+        force: bool,
     },
     /// Checks a config and prints its doors as they would be compiled.
     Check {
@@ -51,14 +70,85 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Shows how the running agent is.
+    Status {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the doors of the running agent.
+    Doors {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the grants that are running, with or without an agent.
+    Grants {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Opens a door for an address as if it had knocked; with or without a running agent.
+    Open {
+        /// Name of the door.
+        door: String,
+        /// For whom.
+        address: IpAddr,
+        /// For how long; the door's `open_for` by default.
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        lasts: Option<Duration>,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Ends grants at once; with or without a running agent.
+    Revoke {
+        /// Those of this address.
+        #[arg(required_unless_present_any = ["door", "all"])]
+        address: Option<IpAddr>,
+        /// Those of this door.
+        #[arg(long)]
+        door: Option<String>,
+        /// All of them.
+        #[arg(long, conflicts_with_all = ["address", "door"])]
+        all: bool,
+    },
+    /// Reads the config again. If it is wrong, the old one stays in force.
+    Reload {
+        /// Enforces even if that locks out the SSH session from which this is run.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Enforces for a while, and then observes again unless `xknockd confirm` is run: even if
+    /// the agent dies, and you with your connection.
+    Try {
+        /// For how long.
+        #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
+        lasts: Duration,
+    },
+    /// Goes on enforcing what `xknockd try` began.
+    Confirm {
+        /// Even if that locks out the SSH session from which this is run.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Ends the agent and removes every trace from the host: program, pins, table, grants. All
+    /// ports are as before. Works without a running agent too.
+    Off,
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// The config; /etc/xknock/xknockd.toml if that is there.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct PolicyArgs {
-    /// The config; /etc/xknock/xknockd.toml if that is there.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Watches this interface, in place of those in the config. May be repeated.
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Watches this interface, in place of those in the config. May be repeated; `eth*` stands
+    /// for all that begin with `eth`.
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
     /// Drops nothing, only counts what would have been dropped.
@@ -70,10 +160,25 @@ struct PolicyArgs {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Run { policy, trace_kernel, clean } => run::run(&policy, trace_kernel, clean),
+    let Cli { instance, command } = Cli::parse();
+    let places = Places::of(&instance);
+    let result = match command {
+        Command::Run { policy, trace_kernel, clean, force } => {
+            run::run(policy, places, run::Flags { trace_kernel, clean, force })
+        }
         Command::Check { policy } => check::check(&policy),
         Command::Ports { from, json } => ports::ports(from, json),
+        Command::Status { json } => verbs::status(&places, json),
+        Command::Doors { json } => verbs::doors(&places, json),
+        Command::Grants { json } => verbs::grants(&places, json),
+        Command::Open { door, address, lasts, config } => {
+            verbs::open(&places, &config, door, address, lasts)
+        }
+        Command::Revoke { address, door, all: _ } => verbs::revoke(&places, address, door),
+        Command::Reload { force } => verbs::reload(&places, force),
+        Command::Try { lasts } => verbs::try_enforcing(&places, lasts),
+        Command::Confirm { force } => verbs::confirm(&places, force),
+        Command::Off => verbs::off(&places),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

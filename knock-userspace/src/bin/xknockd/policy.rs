@@ -1,7 +1,7 @@
 //! Which policy a command works with: a config, or the built-in one, and what the
 //! command line says on top.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use knock_common::sequence::Protocol;
@@ -9,20 +9,34 @@ use knock_userspace::compile::draw_sequence;
 use knock_userspace::config;
 use knock_userspace::policy::{Door, Mode, Policy, Service};
 
-use crate::PolicyArgs;
+use crate::{ConfigArgs, PolicyArgs};
 
 const DEFAULT: &str = "/etc/xknock/xknockd.toml";
 
+/// The config that a command works with, if there is one.
+pub(crate) fn path(args: &ConfigArgs) -> Option<PathBuf> {
+    let default = Path::new(DEFAULT);
+    args.config.clone().or_else(|| default.exists().then(|| default.to_owned()))
+}
+
 /// The policy, and whether it came from a config.
 pub(crate) fn load(args: &PolicyArgs) -> Result<(Policy, bool)> {
-    let default = Path::new(DEFAULT);
-    let path = args.config.as_deref().or_else(|| default.exists().then_some(default));
-    let mut policy = match path {
-        Some(path) => {
-            config::load(path).map_err(|error| anyhow!("{:?}", miette::Report::new(error)))?
-        }
+    let path = path(&args.config);
+    let mut policy = match &path {
+        Some(path) => read(path)?,
         None => built_in(),
     };
+    amend(&mut policy, args);
+    Ok((policy, path.is_some()))
+}
+
+/// The policy in the config at `path`.
+pub(crate) fn read(path: &Path) -> Result<Policy> {
+    config::load(path).map_err(|error| anyhow!("{:?}", miette::Report::new(error)))
+}
+
+/// What the command line says on top.
+pub(crate) fn amend(policy: &mut Policy, args: &PolicyArgs) {
     if !args.interfaces.is_empty() {
         policy.interfaces.clone_from(&args.interfaces);
     }
@@ -32,7 +46,6 @@ pub(crate) fn load(args: &PolicyArgs) -> Result<(Policy, bool)> {
     if args.enforce {
         policy.mode = Mode::Enforce;
     }
-    Ok((policy, path.is_some()))
 }
 
 /// One door on SSH, whose sequence nobody knows yet. It observes.

@@ -1,16 +1,29 @@
 //! `xknockd run`.
 
 use anyhow::{Context as _, Result};
-use knock_userspace::agent::{self, Options};
-use knock_userspace::policy::{Door, Mode, Policy};
-use knock_userspace::{interfaces, logging};
+use knock_userspace::agent::{self, Options, Signal};
+use knock_userspace::firewall::Firewall;
+use knock_userspace::interfaces::Interfaces;
+use knock_userspace::places::Places;
+use knock_userspace::policy::{Door, Grant, Mode, Policy};
+use knock_userspace::{caller, lockout, logging};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::PolicyArgs;
-use crate::policy::load;
+use crate::policy::{self, load};
 
-pub(crate) fn run(args: &PolicyArgs, trace_kernel: bool, clean: bool) -> Result<()> {
-    let (policy, configured) = load(args)?;
+/// What the command line says besides the policy.
+#[derive(Clone, Copy)]
+pub(crate) struct Flags {
+    pub(crate) trace_kernel: bool,
+    pub(crate) clean: bool,
+    pub(crate) force: bool,
+}
+
+pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> {
+    let (policy, configured) = load(&args)?;
+    refuse_lockout(&policy, flags.force)?;
     logging::init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -18,31 +31,71 @@ pub(crate) fn run(args: &PolicyArgs, trace_kernel: bool, clean: bool) -> Result<
         .context("cannot start the event loop")?;
     runtime.block_on(async {
         let help = if configured { None } else { Some(how_to_knock(&policy).await) };
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
         let on_ready = || {
             if let Some(help) = help {
                 println!("{help}");
             }
         };
-        let options = Options { trace_kernel, clean };
-        agent::run(policy, options, on_ready, shutdown).await?;
+        let path = policy::path(&args.config);
+        let unconfigured = policy.clone();
+        let options = Options {
+            places,
+            trace_kernel: flags.trace_kernel,
+            clean: flags.clean,
+            config: path.iter().filter_map(|path| std::path::absolute(path).ok()).collect(),
+            reread: Box::new(move || {
+                let Some(path) = &path else { return Ok(unconfigured.clone()) };
+                let mut policy = policy::read(path).map_err(|error| error.to_string())?;
+                policy::amend(&mut policy, &args);
+                Ok(policy)
+            }),
+        };
+        agent::run(policy, options, on_ready, signals()?).await?;
         Ok(())
     })
 }
 
+/// Who enforces from within an SSH session must be able to come back.
+fn refuse_lockout(policy: &Policy, force: bool) -> Result<()> {
+    if policy.mode == Mode::Observe || force {
+        return Ok(());
+    }
+    let granted = |grant: &Grant| {
+        let held = Firewall::open().and_then(|mut firewall| firewall.status()).ok().flatten();
+        held.is_some_and(|held| held.grants.iter().any(|timed| timed.grant == *grant))
+    };
+    Ok(lockout::check(policy, caller::session().as_ref(), granted)?)
+}
+
+/// What the operating system tells the agent to do.
+fn signals() -> Result<mpsc::Receiver<Signal>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let what = tokio::select! {
+                _ = terminate.recv() => Signal::Stop,
+                _ = interrupt.recv() => Signal::Stop,
+                _ = hang_up.recv() => Signal::Reload,
+            };
+            if sender.send(what).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
 /// The commands that open the built-in door.
 async fn how_to_knock(policy: &Policy) -> String {
-    let address = match interfaces::inspect(&policy.interfaces).await {
-        Ok(found) => found.iter().find_map(|one| one.addresses.first().copied()),
-        Err(_) => None,
+    let found = match Interfaces::open() {
+        Ok(interfaces) => interfaces.list().await.unwrap_or_default(),
+        Err(_) => Vec::new(),
     };
+    let mut watched = found.iter().filter(|one| policy.watches(&one.name));
+    let address = watched.find_map(|one| one.addresses.first().copied());
     let host = address.map_or_else(|| "HOST".to_owned(), |address| address.to_string());
     let doors: Vec<_> = policy.doors.iter().map(|door| commands(door, &host)).collect();
     let mode = match policy.mode {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use knock_common::counters::Counter;
 use knock_common::detect::Outcome;
-use knock_common::sequence::{Edge, NodeId, PORTS, PortClass, Protocol, Step, Transition};
+use knock_common::sequence::{DoorId, Edge, NodeId, PORTS, PortClass, Protocol, Step, Transition};
 use knock_common::traffic::{FRAME, Pattern};
 use knock_userspace::compile::{Compiled, Served, compile, draw_sequence};
 use knock_userspace::kernel::{Bench, Detector, Settings, run_program};
 use knock_userspace::policy::{Door, Knocks, Policy, Service};
+use knock_userspace::trie::Trie;
 
 use crate::frames;
 use crate::peers::XdpFilter;
@@ -134,7 +135,7 @@ fn circle() -> Compiled {
     let (first, second, third) = (NodeId::first(A), NodeId::DEEPER, NodeId(NodeId::DEEPER.0 + 1));
     let edges = HashMap::from([
         (Edge::new(first, B), Transition::advance(second, WITHIN)),
-        (Edge::new(second, C), Transition::accept(0, WITHIN)),
+        (Edge::new(second, C), Transition::accept(DoorId::of("ssh"), WITHIN)),
         (Edge::new(second, LOOP), Transition::advance(third, WITHIN)),
         (Edge::new(third, LOOP), Transition::advance(second, WITHIN)),
     ]);
@@ -149,7 +150,8 @@ fn circle() -> Compiled {
         let entry: &mut u8 = &mut classes[usize::from(step.port)];
         *entry = class.add_to(*entry, step.protocol);
     }
-    Compiled { edges, classes, longest: WITHIN }
+    let trie = Trie::restored(edges, NodeId(third.0 + 1));
+    Compiled { trie, classes, longest: WITHIN }
 }
 
 /// Packets that the detector has to think about.

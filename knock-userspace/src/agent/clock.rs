@@ -1,0 +1,22 @@
+//! The two clocks that count.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Time since boot, which goes on while the host sleeps. Nobody can set it, so the wall
+/// clock may say what it wants: no grant ends sooner or later for that.
+pub(super) fn since_boot() -> Duration {
+    read(ClockId::CLOCK_BOOTTIME)
+}
+
+/// The clock of events.
+pub(super) fn monotonic() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+fn read(clock: ClockId) -> Duration {
+    // clock_gettime(2) fails for clocks that a kernel does not have; these are older than
+    // everything else here.
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
+}

@@ -1,0 +1,126 @@
+//! Another policy, while packets come.
+
+use tracing::{error, info, warn};
+
+use super::{Agent, AgentError, Sources, clock, start};
+use crate::control::{Caller, Fault, Problem};
+use crate::firewall::Ruleset;
+use crate::kernel::Detector;
+use crate::lockout;
+use crate::policy::{Mode, Policy};
+
+impl Agent {
+    /// `SIGHUP`: nobody waits for an answer, so it goes to the log.
+    pub(super) async fn reload_on_signal(&mut self, sources: &mut Sources) {
+        if let Err(problem) = self.reload(&Caller::default(), sources).await {
+            error!(error = problem.error, "not reloaded; the old policy stays");
+        }
+    }
+
+    /// Reads the config and acts on it from now on. If it is wrong, nothing changes.
+    pub(super) async fn reload(
+        &mut self,
+        caller: &Caller,
+        sources: &mut Sources,
+    ) -> Result<String, Problem> {
+        self.supervisor.reloading();
+        let result = self.try_reload(caller, sources).await;
+        self.supervisor.ready();
+        result
+    }
+
+    async fn try_reload(
+        &mut self,
+        caller: &Caller,
+        sources: &mut Sources,
+    ) -> Result<String, Problem> {
+        let policy =
+            (self.options.reread)().map_err(|error| Problem::new(Fault::Request, error))?;
+        if policy.mode == Mode::Enforce {
+            self.refuse_lockout(&policy, caller)?;
+        }
+        let doors = policy.doors.len();
+        match self.change_policy(policy, sources).await {
+            Ok(revoked) => {
+                info!(doors, revoked, "reloaded");
+                Ok(format!("{doors} doors; {revoked} grants ended"))
+            }
+            Err(error) => Err(Problem::new(Fault::Agent, error)),
+        }
+    }
+
+    /// Whoever asks must be able to come back, or say that he need not.
+    pub(super) fn refuse_lockout(&self, policy: &Policy, caller: &Caller) -> Result<(), Problem> {
+        if caller.force {
+            return Ok(());
+        }
+        let granted = |grant: &_| self.keeper.grants.until(grant).is_some();
+        lockout::check(policy, caller.session.as_ref(), granted)
+            .map_err(|error| Problem::new(Fault::LockOut, error))
+    }
+
+    /// How many grants were ended, because no door gives them any more.
+    async fn change_policy(
+        &mut self,
+        policy: Policy,
+        sources: &mut Sources,
+    ) -> Result<usize, AgentError> {
+        if policy.interfaces.is_empty() {
+            return Err(AgentError::NoInterface);
+        }
+        let present = sources.interfaces.list().await?;
+        let new = |index| self.detector.attached().all(|(attached, ..)| attached != index);
+        for interface in present.iter().filter(|one| policy.watches(&one.name) && new(one.index)) {
+            if let Some(xdp) = interface.xdp {
+                return Err(start::occupied(interface, xdp.program).into());
+            }
+        }
+        let compiled = start::compile_for(self.detector.trie(), &policy, &self.state)?;
+        let settings = start::settings(&policy, &self.state, self.options.trace_kernel);
+        // Whatever may fail comes before anything has changed.
+        let next = if self.detector.can_become(&compiled, settings) {
+            None
+        } else {
+            Some(Detector::load_among(&compiled, settings, self.pins.as_ref())?)
+        };
+        let mut state = self.state;
+        state.next_node = compiled.trie.next().0;
+        if policy.mode == Mode::Enforce {
+            state.confirmed = 0;
+        }
+        let trial = self.trial.filter(|_| policy.mode == Mode::Observe);
+        self.flush().await;
+        let conntrack = self.firewall().await.conntrack_in_use()?;
+        let mut ruleset = Ruleset::of(&policy, conntrack);
+        let left = trial.map(|end| end.saturating_sub(clock::since_boot()));
+        start::enforce(&mut ruleset, &state, left);
+        self.keeper.record.set_state(state)?;
+        self.install(ruleset).await?;
+
+        self.state = state;
+        self.trial = trial;
+        self.keeper.set_policy(policy);
+        match next {
+            None => self.detector.update(&compiled)?,
+            Some(mut next) => {
+                next.take_over(&mut self.detector)?;
+                for what in next.settle()? {
+                    warn!(lost = what, "begun anew, because the config needs other maps");
+                }
+                sources.events = next.events()?;
+                if self.options.trace_kernel {
+                    sources.trace = Some(next.trace()?);
+                }
+                self.detector = next;
+            }
+        }
+        self.attach_as_wanted(&present);
+        let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
+        for pattern in self.keeper.policy.awaited(&names) {
+            warn!(interface = pattern, "not there yet; waiting for it");
+        }
+        let lost = self.keeper.grants.no_longer_allowed(&self.keeper.policy);
+        self.revoke(&lost).await?;
+        Ok(lost.len())
+    }
+}

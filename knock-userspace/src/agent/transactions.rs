@@ -1,0 +1,156 @@
+//! Grants on their way into the kernel's table, and their ends.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::grants::Earned;
+use super::{Agent, BATCH, clock};
+use crate::firewall::{Firewall, FirewallError, TimedGrant};
+use crate::policy::Grant;
+
+/// A firewall transaction on its way. It gives the socket back when it is done.
+pub(super) type Transaction = JoinHandle<Done>;
+/// What came of it.
+pub(super) type Done = (Firewall, Vec<Earned>, Result<(), FirewallError>);
+
+impl Agent {
+    /// Starts a transaction for everything that waits, if none is under way.
+    pub(super) fn begin(&mut self) {
+        let pending = &mut self.keeper.pending;
+        if pending.is_empty() {
+            return;
+        }
+        let Some(mut firewall) = self.firewall.take() else { return };
+        // A transaction of bounded size: it holds up everyone who comes after it.
+        let earned: Vec<_> = pending.drain(..pending.len().min(BATCH)).collect();
+        self.transaction = Some(tokio::task::spawn_blocking(move || {
+            let now = clock::since_boot();
+            let timed: Vec<_> = earned
+                .iter()
+                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.saturating_sub(now) })
+                .collect();
+            let result = firewall.grant(&timed);
+            (firewall, earned, result)
+        }));
+    }
+
+    /// Notes and logs what a transaction has done.
+    pub(super) fn conclude(&mut self, (firewall, earned, result): Done) {
+        self.firewall = Some(firewall);
+        self.transaction = None;
+        match result {
+            Ok(()) => {}
+            // It is being restored, and what is on record comes with it.
+            Err(FirewallError::NoTable) => {}
+            Err(error) => {
+                self.keeper.journal.failed(earned.len(), &error);
+                for one in earned.into_iter().rev() {
+                    self.keeper.take_back(one);
+                    // Its timer may have gone off while it seemed to be extended.
+                    self.close(one.grant);
+                }
+                return;
+            }
+        }
+        let now = clock::since_boot();
+        for one in earned {
+            // It may have been revoked while it was on its way.
+            if self.keeper.grants.until(&one.grant).is_some() {
+                let left = one.until.saturating_sub(now);
+                self.set_timer(one.grant, left);
+                self.keeper.opened(&one, left);
+            }
+        }
+    }
+
+    /// The firewall, once the transaction under way is through.
+    pub(super) async fn firewall(&mut self) -> &mut Firewall {
+        loop {
+            if self.transaction.is_some() {
+                let done = finished(&mut self.transaction).await;
+                self.conclude(done);
+            }
+            if self.firewall.is_some() {
+                break;
+            }
+        }
+        self.firewall.as_mut().expect("no transaction has it")
+    }
+
+    /// Waits until every grant that has been earned is in the table.
+    pub(super) async fn flush(&mut self) {
+        loop {
+            self.begin();
+            self.firewall().await;
+            if self.keeper.pending.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn set_timer(&mut self, grant: Grant, left: Duration) {
+        match self.timers.get(&grant) {
+            Some(timer) => self.ends.reset(timer, left),
+            None => _ = self.timers.insert(grant, self.ends.insert(grant, left)),
+        }
+    }
+
+    /// For grants that were running before this agent was, and after the clock has jumped.
+    pub(super) fn set_all_timers(&mut self) {
+        let now = clock::since_boot();
+        let running: Vec<_> = self.keeper.grants.iter().collect();
+        for (grant, running) in running {
+            self.set_timer(grant, running.until.saturating_sub(now));
+        }
+    }
+
+    /// Notes that a grant has ended, unless it was extended meanwhile.
+    pub(super) fn close(&mut self, grant: Grant) {
+        // The timer wheel works in milliseconds and may be early by less than one.
+        let now = clock::since_boot() + Duration::from_millis(1);
+        if self.keeper.expire(grant, now)
+            && let Some(timer) = self.timers.remove(&grant)
+        {
+            self.ends.remove(&timer);
+        }
+    }
+
+    /// Ends grants before their time, in the table too.
+    pub(super) async fn revoke(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        self.flush().await;
+        self.firewall().await.revoke(grants)?;
+        for grant in grants {
+            self.keeper.end(*grant);
+            if let Some(timer) = self.timers.remove(grant) {
+                self.ends.remove(&timer);
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel's timeouts stand still while the host sleeps. A grant whose time was over
+    /// meanwhile ends now.
+    pub(super) async fn after_jump(&mut self) {
+        let now = clock::since_boot();
+        let over = self.keeper.grants.iter().filter(|(_, running)| running.until <= now);
+        let over: Vec<_> = over.map(|(grant, _)| grant).collect();
+        if !over.is_empty()
+            && let Err(error) = self.revoke(&over).await
+        {
+            tracing::error!(%error, "grants whose time is over could not be ended");
+        }
+        self.set_all_timers();
+    }
+}
+
+/// Waits for the transaction under way, for ever if there is none.
+pub(super) async fn finished(transaction: &mut Option<Transaction>) -> Done {
+    match transaction {
+        Some(handle) => match handle.await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        },
+        None => std::future::pending().await,
+    }
+}

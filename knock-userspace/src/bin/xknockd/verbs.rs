@@ -1,0 +1,213 @@
+//! What is asked of a running agent, or done in its place where none runs.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use comfy_table::{Table, presets};
+use knock_userspace::caller;
+use knock_userspace::control::{Caller, Client, Done, Door, Grant, Open, Revoke, Status, Try};
+use knock_userspace::lock::Lock;
+use knock_userspace::places::Places;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{ConfigArgs, direct};
+
+/// How long the agent may take to go, once it said that it would.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
+    let status: Status = get(places, "status")?;
+    if json {
+        return print_json(&status);
+    }
+    let mut mode = status.mode.clone();
+    if let Some(seconds) = status.trial_seconds {
+        mode += &format!(", on trial for {} more", whole_seconds(seconds));
+    } else if status.confirmed {
+        mode += ", confirmed (the config says observe)";
+    }
+    let interfaces = status.interfaces.iter().map(|one| format!("{} ({})", one.name, one.mode));
+    let awaited = status.awaited.iter().map(|name| format!("{name} (not there yet)"));
+    let watched: Vec<_> = interfaces.chain(awaited).collect();
+    let packets: u64 = status.packets.values().sum();
+    let mut table = plain_table();
+    for (what, value) in [
+        ("process", format!("{}, version {}", status.process, status.version)),
+        ("mode", mode),
+        ("connections", status.connections.clone()),
+        ("interfaces", watched.join(", ")),
+        ("doors", status.doors.to_string()),
+        ("grants", status.grants.to_string()),
+        ("refused packets", status.refused_packets.to_string()),
+        ("late knocks", status.late.to_string()),
+        ("table restored", format!("{} times", status.restored)),
+        ("outlives the agent", if status.pinned { "all of it" } else { "the table only" }.into()),
+        ("packets seen", packets.to_string()),
+    ] {
+        table.add_row([what.to_owned(), value]);
+    }
+    for (name, count) in &status.packets {
+        table.add_row([format!("  {name}"), count.to_string()]);
+    }
+    println!("{}", table.trim_fmt());
+    Ok(())
+}
+
+pub(crate) fn doors(places: &Places, json: bool) -> Result<()> {
+    let doors: Vec<Door> = get(places, "doors")?;
+    if json {
+        return print_json(&doors);
+    }
+    let mut table = plain_table();
+    table.set_header(["DOOR", "OPENS", "OPEN FOR", "GRANTS"]);
+    for door in doors {
+        table.add_row([door.name, door.opens.join(", "), door.open_for, door.grants.to_string()]);
+    }
+    println!("{}", table.trim_fmt());
+    Ok(())
+}
+
+pub(crate) fn grants(places: &Places, json: bool) -> Result<()> {
+    let grants = match ask(places, async |client| client.get("grants").await)? {
+        Some(grants) => grants,
+        None => direct::grants()?,
+    };
+    if json { print_json(&grants) } else { print_grants(&grants) }
+}
+
+pub(crate) fn open(
+    places: &Places,
+    config: &ConfigArgs,
+    door: String,
+    address: IpAddr,
+    lasts: Option<Duration>,
+) -> Result<()> {
+    let lasts_text = lasts.map(|lasts| humantime::format_duration(lasts).to_string());
+    let body = Open { door: door.clone(), address, lasts: lasts_text };
+    let grants = match ask(places, async |client| client.post("open", &body).await)? {
+        Some(grants) => grants,
+        None => direct::open(places, config, &door, address, lasts)?,
+    };
+    print_grants(&grants)
+}
+
+pub(crate) fn revoke(places: &Places, address: Option<IpAddr>, door: Option<String>) -> Result<()> {
+    let body = Revoke { address, door: door.clone() };
+    let grants: Vec<Grant> = match ask(places, async |client| client.post("revoke", &body).await)? {
+        Some(grants) => grants,
+        None => direct::revoke(places, address, door.as_deref())?,
+    };
+    if grants.is_empty() {
+        println!("There was no such grant.");
+        return Ok(());
+    }
+    println!("Ended:");
+    print_grants(&grants)
+}
+
+pub(crate) fn reload(places: &Places, force: bool) -> Result<()> {
+    tell(places, "reload", &caller(force))
+}
+
+pub(crate) fn try_enforcing(places: &Places, lasts: Duration) -> Result<()> {
+    tell(places, "try", &Try { lasts: humantime::format_duration(lasts).to_string() })
+}
+
+pub(crate) fn confirm(places: &Places, force: bool) -> Result<()> {
+    tell(places, "confirm", &caller(force))
+}
+
+pub(crate) fn off(places: &Places) -> Result<()> {
+    let asked = ask(places, async |client| client.post::<Done>("off", &()).await)?;
+    if asked.is_some() {
+        // It has gone when the lock is free.
+        let deadline = Instant::now() + FAREWELL;
+        while places.lock().exists() {
+            match Lock::take(places) {
+                Ok(_) => break,
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) => return Err(error).context("the agent does not end"),
+            }
+        }
+    }
+    // What an agent that was killed has left, too.
+    direct::off(places)?;
+    println!("xknock is off: no program, no pins, no table; all ports are as before.");
+    Ok(())
+}
+
+fn caller(force: bool) -> Caller {
+    Caller { session: caller::session(), force }
+}
+
+fn tell(places: &Places, what: &str, body: &impl Serialize) -> Result<()> {
+    let done = ask(places, async |client| client.post::<Done>(what, body).await)?;
+    let done = done.with_context(|| no_agent(places))?;
+    println!("{}", done.message);
+    Ok(())
+}
+
+fn get<T: DeserializeOwned>(places: &Places, what: &str) -> Result<T> {
+    ask(places, async |client| client.get(what).await)?.with_context(|| no_agent(places))
+}
+
+fn no_agent(places: &Places) -> String {
+    format!("no agent is running (nothing listens at {})", places.socket().display())
+}
+
+/// Does `work` with a connection to the agent; none if no agent runs.
+fn ask<T, E: std::error::Error + Send + Sync + 'static>(
+    places: &Places,
+    work: impl AsyncFnOnce(Client) -> Result<T, E>,
+) -> Result<Option<T>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match Client::connect(&places.socket()).await? {
+            Some(client) => Ok(Some(work(client).await?)),
+            None => Ok(None),
+        }
+    })
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn print_grants(grants: &[Grant]) -> Result<()> {
+    let mut table = plain_table();
+    table.set_header(["SOURCE", "SERVICE", "DOOR", "LEFT"]);
+    for grant in grants {
+        table.add_row([
+            grant.source.to_string(),
+            grant.service.clone(),
+            grant.door.clone().unwrap_or_else(|| "?".to_owned()),
+            whole_seconds(grant.seconds),
+        ]);
+    }
+    println!("{}", table.trim_fmt());
+    Ok(())
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+fn whole_seconds(seconds: f64) -> String {
+    match Duration::try_from_secs_f64(seconds.ceil()) {
+        Ok(duration) => humantime::format_duration(duration).to_string(),
+        Err(_) => "?".to_owned(),
+    }
+}
+
+/// For what cannot be done while an agent runs that does not answer.
+pub(crate) fn take_lock(places: &Places) -> Result<Lock> {
+    match Lock::take(places) {
+        Ok(lock) => Ok(lock),
+        Err(error) => bail!("{error}; it does not answer at {}", places.socket().display()),
+    }
+}

@@ -1,0 +1,148 @@
+//! Hears when somebody else changes the table.
+//!
+//! The kernel tells every change of the ruleset to the netlink group of nftables, object by
+//! object, and at the end of each transaction who made it (`NFT_MSG_NEWGEN`).
+
+use std::fmt;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::TABLE_NAME;
+use super::error::FirewallError;
+use super::message::HEADERS;
+use super::socket::{Answer, answers};
+use super::uapi::*;
+use super::wire;
+
+const DOING: &str = "watch the firewall";
+/// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`; groups are counted from 1.
+const GROUP: u32 = 7;
+/// Another tool may change thousands of objects at once. What does not fit is not missed: the
+/// kernel says that something was lost.
+const QUEUE: usize = 1 << 20;
+
+/// Who changed the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Culprit {
+    /// Process, as the kernel names it; none if it did not say.
+    process: Option<(u32, String)>,
+}
+
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some((id, name)) => write!(f, "`{name}` (process {id})"),
+            None => f.write_str("another tool"),
+        }
+    }
+}
+
+/// The listening end.
+#[derive(Debug)]
+pub struct Watch {
+    socket: AsyncFd<OwnedFd>,
+    buffer: Vec<u8>,
+    own: u32,
+    changed: bool,
+}
+
+/// What one message means to us.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    /// Nothing.
+    None,
+    /// The table was touched by somebody else.
+    Touched,
+    /// A transaction of somebody else is complete.
+    Complete(Culprit),
+}
+
+impl Watch {
+    /// Listens in the network namespace of the calling thread. Changes made through the socket
+    /// with the address `own` are left out.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or there is no event loop.
+    pub fn open(own: u32) -> Result<Self, FirewallError> {
+        let fail = |call| move |errno| FirewallError::socket(DOING, call, errno);
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)
+            .map_err(fail("socket"))?;
+        // Without the privilege the limit of the system holds.
+        let _ = socket::setsockopt(&fd, sockopt::RcvBufForce, &QUEUE);
+        let groups = 1 << (GROUP - 1);
+        socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(fail("bind"))?;
+        // SAFETY: the value owns the file descriptor, always names the same one, and is dropped
+        // after it has been deregistered.
+        let socket = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        let socket = socket.map_err(|error| {
+            let errno = error.into_parts().1.raw_os_error().unwrap_or(0);
+            FirewallError::socket(DOING, "epoll_ctl", Errno::from_raw(errno))
+        })?;
+        Ok(Self { socket, buffer: vec![0; 64 << 10], own, changed: false })
+    }
+
+    /// Waits until somebody else has changed the table, or may have.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the socket fails.
+    pub async fn changed(&mut self) -> Result<Culprit, FirewallError> {
+        let fail = |call, errno| FirewallError::socket(DOING, call, errno);
+        loop {
+            let mut guard = self.socket.readable().await.map_err(|error| {
+                fail("epoll_wait", Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+            })?;
+            match socket::recv(guard.get_inner().as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    for message in answers(&self.buffer[..length]) {
+                        match news(&message, self.own) {
+                            News::None => {}
+                            News::Touched => self.changed = true,
+                            News::Complete(culprit) if std::mem::take(&mut self.changed) => {
+                                return Ok(culprit);
+                            }
+                            News::Complete(_) => {}
+                        }
+                    }
+                }
+                Err(Errno::EAGAIN) => guard.clear_ready(),
+                Err(Errno::EINTR) => {}
+                // Something was lost, so nobody knows what has changed.
+                Err(Errno::ENOBUFS) => return Ok(Culprit::default()),
+                Err(errno) => return Err(fail("recvmsg", errno)),
+            }
+        }
+    }
+}
+
+/// Every attribute list begins with the name of the table (`NFTA_TABLE_NAME` and its likes are
+/// all number 1), but for the one of a generation.
+fn news(message: &Answer<'_>, own: u32) -> News {
+    const NEWGEN: i32 = libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_NEWGEN;
+    let Some((header, attributes)) = message.body.split_at_checked(HEADERS - 16) else {
+        return News::None;
+    };
+    if message.port == own || message.kind >> 8 != libc::NFNL_SUBSYS_NFTABLES {
+        return News::None;
+    }
+    if message.kind == NEWGEN {
+        let id = wire::find(attributes, NFTA_GEN_PROC_PID).and_then(wire::as_u32);
+        let name = wire::find(attributes, NFTA_GEN_PROC_NAME).and_then(wire::as_text);
+        let process = id.zip(name.map(str::to_owned));
+        return News::Complete(Culprit { process });
+    }
+    let ours = i32::from(header[0]) == super::FAMILY
+        && wire::find(attributes, NFTA_TABLE_NAME).and_then(wire::as_text) == Some(TABLE_NAME);
+    if ours { News::Touched } else { News::None }
+}

@@ -1,0 +1,215 @@
+//! What outlives the agent: maps and links, pinned in a folder of the BPF file system.
+//!
+//! `FOLDER/links/INDEX` is the link to the interface with that index, `FOLDER/vN/NAME` a map
+//! of layout `N`. A map that is about to take another's place is called `NAME.new` until then.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use knock_common::LAYOUT;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::statfs;
+
+/// `BPF_FS_MAGIC` of `linux/magic.h`.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const NEW: &str = "new";
+
+/// The folder, which is there and belongs to this agent alone.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    folder: PathBuf,
+    _lock: Arc<Flock<File>>,
+}
+
+/// Why nothing can be pinned.
+#[derive(Debug, thiserror::Error)]
+pub enum PinsError {
+    /// No BPF file system, and none could be mounted.
+    #[error(
+        "there is no BPF file system at {place} and it cannot be mounted ({source}); \
+         try `mount -t bpf bpf {place}`"
+    )]
+    NotMounted {
+        /// Where it should be.
+        place: String,
+        /// What mount(2) said.
+        source: io::Error,
+    },
+    /// Another agent works with it: one that has its other files elsewhere, as in a container.
+    #[error("another agent works with {0}; give one of the two another `--instance`")]
+    Held(String),
+    /// A folder or file in it could not be handled.
+    #[error("cannot {doing} {path}: {source}")]
+    Folder {
+        /// What was tried.
+        doing: &'static str,
+        /// The path.
+        path: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl PinsError {
+    fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Folder { doing, path: path.display().to_string(), source }
+    }
+}
+
+impl Pins {
+    /// Makes sure that `folder`, directly in a BPF file system, is there and ready. Where
+    /// nothing is mounted, the file system is, as `bpftool` does.
+    ///
+    /// # Errors
+    ///
+    /// See [`PinsError`].
+    pub fn open(folder: &Path) -> Result<Self, PinsError> {
+        let place = folder.parent().unwrap_or(Path::new("/"));
+        if !is_bpf(place) {
+            mount(Some("bpf"), place, Some("bpf"), MsFlags::empty(), Some("mode=0700")).map_err(
+                |errno| PinsError::NotMounted {
+                    place: place.display().to_string(),
+                    source: errno.into(),
+                },
+            )?;
+        }
+        make_folder(folder)?;
+        let pins = Self::lock(folder)?;
+        for folder in [pins.layout(), pins.links()] {
+            make_folder(&folder)?;
+        }
+        for path in files(&pins.layout())? {
+            if path.extension().is_some_and(|extension| extension == NEW) {
+                // Left by an agent that was killed half-way.
+                remove(&path)?;
+            }
+        }
+        Ok(pins)
+    }
+
+    /// The same folder, if an agent has left something in it; nothing is made.
+    ///
+    /// # Errors
+    ///
+    /// If an agent works with it.
+    pub fn existing(folder: &Path) -> Result<Option<Self>, PinsError> {
+        if folder.is_dir() { Self::lock(folder).map(Some) } else { Ok(None) }
+    }
+
+    fn lock(folder: &Path) -> Result<Self, PinsError> {
+        let file = File::open(folder).map_err(PinsError::at("open", folder))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { folder: folder.to_owned(), _lock: Arc::new(lock) }),
+            Err(_) => Err(PinsError::Held(folder.display().to_string())),
+        }
+    }
+
+    /// Removes all that was pinned: attached programs are detached, maps are gone.
+    ///
+    /// # Errors
+    ///
+    /// At the first file that cannot be removed.
+    pub fn remove_all(&self) -> Result<(), PinsError> {
+        for folder in folders(&self.folder)? {
+            remove_folder(&folder)?;
+        }
+        match fs::remove_dir(&self.folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(PinsError::at("remove", &self.folder)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Folders of other layouts than this program's.
+    pub(super) fn foreign_layouts(&self) -> Result<Vec<PathBuf>, PinsError> {
+        let (own, links) = (self.layout(), self.links());
+        Ok(folders(&self.folder)?.into_iter().filter(|f| *f != own && *f != links).collect())
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.layout().join(name)
+    }
+
+    /// Where a map is pinned that will take the place of the one called `name`.
+    pub(super) fn new_map(&self, name: &str) -> PathBuf {
+        self.map(name).with_extension(NEW)
+    }
+
+    pub(super) fn link(&self, interface: u32) -> PathBuf {
+        self.links().join(interface.to_string())
+    }
+
+    /// Indices of the interfaces to which a link is pinned.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read.
+    pub fn linked(&self) -> Result<Vec<u32>, PinsError> {
+        let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+        Ok(files(&self.links())?.into_iter().filter_map(name).collect())
+    }
+
+    fn layout(&self) -> PathBuf {
+        self.folder.join(format!("v{LAYOUT}"))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.folder.join("links")
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), PinsError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(PinsError::at("make the folder", folder))
+}
+
+fn is_bpf(place: &Path) -> bool {
+    // The type of the constant differs between architectures.
+    statfs(place).is_ok_and(|found| i128::from(found.filesystem_type().0) == BPF_FS_MAGIC.into())
+}
+
+/// What is in a folder; nothing if it is absent.
+fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, PinsError> {
+    match fs::read_dir(folder).and_then(Iterator::collect) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.map_err(PinsError::at("read the folder", folder)),
+    }
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
+    Ok(entries(folder)?.iter().map(fs::DirEntry::path).collect())
+}
+
+fn folders(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
+    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    Ok(entries(folder)?.iter().filter(|entry| is_folder(entry)).map(fs::DirEntry::path).collect())
+}
+
+/// Removes a folder of pinned objects. Not `remove_dir_all`: nothing here is nested, and what
+/// is not expected must not be removed.
+pub(super) fn remove_folder(folder: &Path) -> Result<(), PinsError> {
+    for file in files(folder)? {
+        remove(&file)?;
+    }
+    fs::remove_dir(folder).map_err(PinsError::at("remove", folder))
+}
+
+/// Removes one pinned object; an absent one is fine.
+pub(super) fn remove(path: &Path) -> Result<(), PinsError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(PinsError::at("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets a new map take the place of the old one, in one step.
+pub(super) fn replace(new: &Path, old: &Path) -> Result<(), PinsError> {
+    fs::rename(new, old).map_err(PinsError::at("rename", new))
+}

@@ -1,0 +1,77 @@
+//! One agent at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::places::Places;
+
+/// Held as long as this value lives; the kernel gives it back if the process dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Why the lock cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody has it.
+    #[error(
+        "xknockd already runs here{}; stop it first, or see `xknockd status`",
+        .0.map_or(String::new(), |id| format!(" as process {id}"))
+    )]
+    Held(Option<u32>),
+    /// The file cannot be had.
+    #[error("cannot lock {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Lock {
+    /// Takes the lock, and writes this process into it.
+    ///
+    /// # Errors
+    ///
+    /// See [`LockError`].
+    pub fn take(places: &Places) -> Result<Self, LockError> {
+        let path = places.lock();
+        let fail = |source| LockError::File { path: path.display().to_string(), source };
+        // Only root, or the agent's own user, may look inside: the control socket is there.
+        DirBuilder::new().recursive(true).mode(0o700).create(&places.run).map_err(fail)?;
+        let file = open(&path).map_err(fail)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
+                // A full disk takes the number, not the lock.
+                let _ = writeln!(file, "{}", std::process::id());
+                Ok(Self { _file: file })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                let _ = file.read_to_string(&mut text);
+                Err(LockError::Held(text.trim().parse().ok()))
+            }
+            Err((_, errno)) => Err(fail(errno.into())),
+        }
+    }
+
+    /// Removes the folder of the lock, when everything of the agent goes.
+    pub fn remove(self, places: &Places) {
+        // Whoever waits for the folder to go finds nothing half-removed that matters.
+        let _ = fs::remove_file(places.socket());
+        let _ = fs::remove_file(places.lock());
+        let _ = fs::remove_dir(&places.run);
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}

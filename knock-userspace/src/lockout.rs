@@ -1,0 +1,114 @@
+//! Whether enforcing would lock out the very person who asks for it. Pure.
+
+use std::net::IpAddr;
+
+use knock_common::sequence::Protocol;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{Grant, Policy, Service};
+
+/// The SSH session that somebody works in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Where it comes from.
+    pub client: IpAddr,
+    /// The port of this host that it came to.
+    pub port: u16,
+}
+
+impl Session {
+    /// From what sshd writes into `SSH_CONNECTION`: client address and port, server address
+    /// and port (ssh(1)).
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let client: IpAddr = words.next()?.parse().ok()?;
+        let (_client_port, _server) = (words.next()?, words.next()?);
+        let port = words.next()?.parse().ok()?;
+        Some(Self { client: client.to_canonical(), port })
+    }
+
+    /// What the guard would have to let through.
+    pub const fn grant(&self) -> Grant {
+        Grant { source: self.client, service: Service::new(Protocol::Tcp, self.port) }
+    }
+}
+
+/// He would not get in again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this would lock you out: you are connected from {client} to {service}, which would be closed to \
+     you. Put {client} into `always_allow`, or open it first (`xknockd open {door} {client} --for 1h`), \
+     or see how it goes with `xknockd try 2m`; `--force` does it even so"
+)]
+pub struct LockedOut {
+    client: IpAddr,
+    service: Service,
+    door: String,
+}
+
+/// Whether somebody in `session` could come back if `policy` were enforced. `granted` tells
+/// whether a grant is running.
+///
+/// # Errors
+///
+/// If he could not.
+pub fn check(
+    policy: &Policy,
+    session: Option<&Session>,
+    granted: impl FnOnce(&Grant) -> bool,
+) -> Result<(), LockedOut> {
+    let Some(session) = session else { return Ok(()) };
+    let grant = session.grant();
+    let Some(door) = policy.doors.iter().find(|door| door.opens.contains(&grant.service)) else {
+        return Ok(());
+    };
+    let allowed = policy.always_allow.iter().any(|prefix| prefix.contains(&session.client));
+    if allowed || session.client.is_loopback() || granted(&grant) {
+        return Ok(());
+    }
+    Err(LockedOut { client: session.client, service: grant.service, door: door.name.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Door;
+
+    fn policy(allow: &[&str]) -> Policy {
+        let door = Door::new("ssh", vec![Service::new(Protocol::Tcp, 22)], Vec::new());
+        let always_allow = allow.iter().map(|prefix| prefix.parse().expect("a prefix")).collect();
+        Policy { doors: vec![door], always_allow, ..Policy::default() }
+    }
+
+    fn session(text: &str) -> Session {
+        Session::parse(text).expect("a session")
+    }
+
+    #[test]
+    fn sessions_are_read_as_sshd_writes_them() {
+        let v4 = session("198.51.100.7 50022 192.0.2.1 22");
+        assert_eq!((v4.client, v4.port), ([198, 51, 100, 7].into(), 22));
+        let mapped = session("::ffff:198.51.100.7 50022 ::ffff:192.0.2.1 2222");
+        assert_eq!((mapped.client, mapped.port), ([198, 51, 100, 7].into(), 2222));
+        for text in ["", "UNKNOWN", "198.51.100.7 1 192.0.2.1", "198.51.100.7 1 192.0.2.1 ssh"] {
+            assert_eq!(Session::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_who_could_not_come_back_is_locked_out() {
+        let here = session("198.51.100.7 50022 192.0.2.1 22");
+        let error = check(&policy(&[]), Some(&here), |_| false).unwrap_err().to_string();
+        assert!(error.contains("from 198.51.100.7 to tcp/22"), "{error}");
+        assert!(error.contains("xknockd open ssh 198.51.100.7"), "{error}");
+        let fine = [
+            check(&policy(&[]), None, |_| false),
+            check(&policy(&["198.51.100.0/24"]), Some(&here), |_| false),
+            check(&policy(&[]), Some(&here), |grant| *grant == here.grant()),
+            check(&policy(&[]), Some(&session("198.51.100.7 1 192.0.2.1 2222")), |_| false),
+            check(&policy(&[]), Some(&session("127.0.0.1 1 127.0.0.1 22")), |_| false),
+        ];
+        assert_eq!(fine, [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]);
+        assert!(check(&policy(&["203.0.113.0/24"]), Some(&here), |_| false).is_err());
+    }
+}
