@@ -56,7 +56,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
-    _config: Config,
+    config: Config,
 }
 
 impl Agent {
@@ -70,9 +70,51 @@ impl Agent {
         let config = Config::new(config);
         let mut command = xknockd(host);
         command.arg("run").arg("--config").arg(config.path()).args(arguments);
+        Self::spawn(command, config)
+    }
+
+    /// The next agent, with the same config, after this one was ended or has died.
+    pub fn start_again(host: &Host, config: Config) -> Self {
+        let mut command = xknockd(host);
+        command.arg("run").arg("--config").arg(config.path());
+        Self::spawn(command, config)
+    }
+
+    /// Starts `command`, which runs an agent with `config`, and waits until it is ready.
+    pub fn spawn(mut command: Command, config: Config) -> Self {
         let mut process = Process::start(&mut command);
         process.await_line("ready", |line| message(line, "ready"));
-        Self { process, _config: config }
+        Self { process, config }
+    }
+
+    /// Kills it, as nobody can prevent; its config.
+    pub fn kill(self) -> Config {
+        self.process.signal(Signal::SIGKILL);
+        let Self { process, config } = self;
+        process.wait();
+        config
+    }
+
+    /// Stops it as an init system does; its config.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end well.
+    pub fn terminate(self) -> Config {
+        self.process.signal(Signal::SIGTERM);
+        let Self { process, config } = self;
+        let (status, log) = process.wait();
+        assert!(status.success(), "{status}: {log:#?}");
+        config
+    }
+
+    /// Writes another config in the place of the one it was started with.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn rewrite_config(&self, text: &str) {
+        fs::write(self.config.path(), text).expect("the config is written");
     }
 
     /// Waits for the log to say that `service` is open for `source`; the record.

@@ -12,7 +12,9 @@ pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "libmnl-dev", "libnftnl-
 /// What the end-to-end tests drive or compare with, besides [`DEMO`].
 pub(crate) const TEST: &[&str] = &[
     "bpftool",
+    "curl",
     "ethtool",
+    "faketime",
     "hping3",
     "iputils-ping",
     "knockd",

@@ -119,7 +119,7 @@ pub async fn run(
     on_ready();
     let sources = Sources { events, trace, watch, interfaces, inbox, signals };
     let result = agent.serve(sources).await;
-    control.abort();
+    control.end().await;
     agent.stop(lock).await;
     result
 }

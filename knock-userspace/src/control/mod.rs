@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 pub use client::{Client, ClientError};
-pub use server::{ServeError, serve};
+pub use server::{ServeError, Server, serve};
 
 use crate::lockout::Session;
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, State};
@@ -27,13 +28,32 @@ pub struct ServeError {
     source: io::Error,
 }
 
-/// Takes requests at `path`, which only this user can reach, and hands them to `outbox`, until
-/// the task is aborted.
+/// Takes requests.
+#[derive(Debug)]
+pub struct Server {
+    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Server {
+    /// Lets answers that are under way get to whoever asked, and takes no more requests.
+    pub async fn end(self) {
+        /// Nobody who reads takes longer, and nobody else is waited for.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let Self { mut task, stop } = self;
+        let _ = stop.send(());
+        if tokio::time::timeout(PATIENCE, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+/// Takes requests at `path`, which only this user can reach, and hands them to `outbox`.
 ///
 /// # Errors
 ///
 /// If the socket cannot be made.
-pub fn serve(path: &Path, outbox: Outbox) -> Result<JoinHandle<()>, ServeError> {
+pub fn serve(path: &Path, outbox: Outbox) -> Result<Server, ServeError> {
     let fail = |source| ServeError { path: path.display().to_string(), source };
     // Whoever holds the lock may remove the socket of one that was killed.
     match std::fs::remove_file(path) {
@@ -44,10 +64,13 @@ pub fn serve(path: &Path, outbox: Outbox) -> Result<JoinHandle<()>, ServeError> 
     let listener = UnixListener::bind(path).map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
     let router = router(outbox);
-    Ok(tokio::spawn(async move {
-        // It goes on for ever: axum itself waits and tries again where accept(2) fails.
-        let _ = axum::serve(listener, router).await;
-    }))
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let stopped = async { _ = stopped.await };
+        // It never fails: axum itself waits and tries again where accept(2) does.
+        let _ = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
+    });
+    Ok(Server { task, stop })
 }
 
 fn router(outbox: Outbox) -> Router {

@@ -16,7 +16,7 @@ use nix::sys::statfs::statfs;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-const NEW: &str = "new";
+const NEW: &str = "-new";
 
 /// The folder, which is there and belongs to this agent alone.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Pins {
             make_folder(&folder)?;
         }
         for path in files(&pins.layout())? {
-            if path.extension().is_some_and(|extension| extension == NEW) {
+            if path.to_string_lossy().ends_with(NEW) {
                 // Left by an agent that was killed half-way.
                 remove(&path)?;
             }
@@ -137,7 +137,7 @@ impl Pins {
 
     /// Where a map is pinned that will take the place of the one called `name`.
     pub(super) fn new_map(&self, name: &str) -> PathBuf {
-        self.map(name).with_extension(NEW)
+        self.map(&format!("{name}{NEW}"))
     }
 
     pub(super) fn link(&self, interface: u32) -> PathBuf {
