@@ -6,6 +6,8 @@
 mod conntrack;
 mod error;
 mod expressions;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
 mod rules;
 mod ruleset;

@@ -32,7 +32,7 @@ pub(super) struct Socket {
 }
 
 /// One answer of the kernel.
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     kind: i32,
     flags: i32,
     sequence: u32,
@@ -146,7 +146,7 @@ impl Socket {
                         };
                     }
                     _ => {
-                        found.extend(answer.body.get(HEADERS - NLMSG_HEADER..).map(<[u8]>::to_vec));
+                        found.extend(answer.attributes().map(<[u8]>::to_vec));
                     }
                 }
             }
@@ -206,8 +206,13 @@ impl Socket {
 }
 
 impl Answer<'_> {
+    /// What follows the header of nfnetlink, in an answer that is no error.
+    pub(super) fn attributes(&self) -> Option<&[u8]> {
+        self.body.get(HEADERS - NLMSG_HEADER..)
+    }
+
     /// The error that an `NLMSG_ERROR` carries; none if it is an acknowledgement.
-    fn error(&self, doing: &'static str) -> Result<Option<Errno>, FirewallError> {
+    pub(super) fn error(&self, doing: &'static str) -> Result<Option<Errno>, FirewallError> {
         let code = self.body.first_chunk().map(|code| i32::from_ne_bytes(*code));
         match code {
             Some(0) => Ok(None),
@@ -218,7 +223,7 @@ impl Answer<'_> {
 }
 
 /// The answers in what one `recvmsg` returned.
-fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+pub(super) fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let header: &[u8; NLMSG_HEADER] = bytes.first_chunk()?;
         let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
