@@ -12,7 +12,9 @@ use knock_common::source::Source;
 use knock_userspace::compile::{Compiled, Served, compile};
 use knock_userspace::policy::{Door, Policy, Service};
 
+/// What the first door has, and how much less each further one.
 const WITHIN: Duration = Duration::from_secs(2);
+const LESS: Duration = Duration::from_millis(400);
 /// A tick of the detector's clock.
 const TICK_NS: u64 = 1 << 22;
 /// Few, so that sources share buckets.
@@ -32,8 +34,8 @@ struct Host {
 }
 
 static HOST: LazyLock<Host> = LazyLock::new(|| {
-    let door = |index: usize, sequence: &[Step], reorder| Door {
-        within: WITHIN,
+    let door = |index: u32, sequence: &[Step], reorder| Door {
+        within: WITHIN - LESS * index,
         reorder,
         ..Door::new(index.to_string(), vec![Service::new(Protocol::Tcp, 22)], sequence.to_vec())
     };
@@ -44,8 +46,7 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
         (&[D, B, A, B], true),
         (&[B, A, C, D, A], false),
     ];
-    let doors =
-        sequences.iter().enumerate().map(|(index, (steps, swap))| door(index, steps, *swap));
+    let doors = (0..).zip(sequences).map(|(index, (steps, swap))| door(index, steps, swap));
     let policy = Policy { doors: doors.collect(), ..Policy::default() };
     let compiled = compile(&policy, &Served::default(), [7; 32]).expect("no scan opens these");
     // The neighbours of a step are decoys; the other is of no interest.

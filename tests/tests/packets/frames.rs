@@ -45,6 +45,21 @@ pub(crate) fn patched_v4(frame: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// An IPv6 frame with `bytes` put over offset `at` of its IP header.
+pub(crate) fn patched_v6(frame: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[14 + at..14 + at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+/// An IPv6 frame with a fragment header whose field of offset and flags is `field`.
+pub(crate) fn fragment_v6(frame: &[u8], field: u16) -> Vec<u8> {
+    const FRAGMENT: u8 = 44;
+    let mut frame = extended_v6(frame, &[FRAGMENT]);
+    frame[56..58].copy_from_slice(&field.to_be_bytes());
+    frame
+}
+
 /// An IPv4 frame with `options` (a multiple of four bytes) after its header.
 pub(crate) fn optioned_v4(frame: &[u8], options: &[u8]) -> Vec<u8> {
     let mut longer = frame[..34].to_vec();
