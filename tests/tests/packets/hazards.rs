@@ -7,7 +7,8 @@ use knock_common::packet::parse;
 use knock_common::sequence::{Protocol, Step};
 
 use crate::frames::{
-    extended_v6, fragment_v6, knock, optioned_v4, patched_v4, patched_v6, tagged, with_flags,
+    extended_v6, flagged, fragment_v4, fragment_v6, knock, optioned_v4, patched_v4, patched_v6,
+    tagged,
 };
 use crate::{A, B, Bench, C, PASS};
 
@@ -22,7 +23,6 @@ const DESTINATION: u8 = 60;
 
 /// Offsets in an IPv4 header.
 const TOTAL_LENGTH: usize = 2;
-const FRAGMENT_FIELD: usize = 6;
 const SOURCE: usize = 12;
 /// Offsets in an IPv6 header.
 const PAYLOAD_LENGTH: usize = 4;
@@ -131,7 +131,7 @@ fn lengths_that_lie_are_refused_where_they_leave_no_room_for_the_headers() {
 fn no_fragment_is_a_knock_whatever_is_in_it() {
     const MORE: u16 = 0x2000;
     let (tcp, tcp6, udp6) = (knock(v4(), A), knock(v6(), A), knock(v6(), D));
-    let field = |bits: u16| patched_v4(&tcp, FRAGMENT_FIELD, &bits.to_be_bytes());
+    let field = |bits: u16| fragment_v4(&tcp, bits);
     let header = |bits: u16| fragment_v6(&tcp6, bits);
     // In IPv6 the offset is in the upper 13 bits and "more" in the lowest.
     let rows = vec![
@@ -247,11 +247,11 @@ fn of_tcp_only_the_opening_syn_is_a_step() {
             ("SYN in an xmas tree", SYN | XMAS),
             ("all", 0xff),
         ] {
-            let frame = with_flags(source, A, flags);
+            let frame = flagged(&knock(source, A), flags);
             rows.push(row(format!("{name} over {family}"), frame, "not_an_opening"));
         }
         // PSH, URG, ECE and CWR say nothing of it.
-        let frame = with_flags(source, A, SYN | 0xe8);
+        let frame = flagged(&knock(source, A), SYN | 0xe8);
         rows.push(row(format!("SYN and what does not matter over {family}"), frame, "first"));
     }
     check(rows);
