@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod clients;
 pub mod lab;
+pub mod mangle;
 pub mod netns;
 pub mod process;
 pub mod raw;

@@ -9,12 +9,14 @@ use crate::command::output;
 /// What linking the agent takes.
 pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "libmnl-dev", "libnftnl-dev", "pkg-config"];
 
-/// What the end-to-end tests drive or compare with, besides [`DEMO`].
+/// What the end-to-end tests drive or compare with, besides [`DEMO`], and what builds
+/// libFuzzer.
 pub(crate) const TEST: &[&str] = &[
     "bpftool",
     "curl",
     "ethtool",
     "faketime",
+    "g++",
     "hping3",
     "iputils-ping",
     "knockd",

@@ -14,7 +14,8 @@ use crate::{
 const LINKER_VERSION: &str = "0.13.0";
 
 /// The checks that cargo does not bring: the program, and the releases that will do.
-const TOOLS: [(&str, &str); 2] = [("cargo-deny", "^0.20"), ("cargo-machete", "^0.9")];
+const TOOLS: [(&str, &str); 3] =
+    [("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13"), ("cargo-machete", "^0.9")];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -229,7 +230,7 @@ impl Plan<'_> {
 
     fn tools(&mut self) -> anyhow::Result<()> {
         for (program, version) in TOOLS {
-            // Both are cargo subcommands, which cargo also finds in its own directory.
+            // All are cargo subcommands, which cargo also finds in its own directory.
             if which::which(program).is_ok() {
                 continue;
             }

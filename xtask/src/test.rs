@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
-    command::{cargo, output, print, run},
+    command::{cargo, host, print, run},
+    fuzz,
     setup::{self, Group},
 };
 use report::Totals;
@@ -35,6 +36,9 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     let mut totals = Totals::default();
     if outcome.is_ok() {
         outcome = stages.tests(&arguments.filter, &mut totals);
+    }
+    if outcome.is_ok() && arguments.filter.is_empty() {
+        outcome = stages.stage("fuzzing", || fuzz::run_targets(&fuzz::Arguments::short()));
     }
     stages.print();
     // Nothing may follow this line, except an error.
@@ -126,10 +130,7 @@ fn bpf_target_arch() -> String {
 
 /// The variable that names what cargo runs test programs through on this host.
 fn runner_variable() -> anyhow::Result<String> {
-    let verbose = output(Command::new("rustc").arg("-vV"))?;
-    let host = verbose.lines().find_map(|line| line.strip_prefix("host: "));
-    let host = host.context("rustc -vV names no host")?;
-    Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace(['-', '.'], "_")))
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace(['-', '.'], "_")))
 }
 
 /// Runs cargo test, hands its output on, and adds up its result lines.

@@ -59,12 +59,12 @@ pub(super) fn in_use(socket: &mut Socket) -> Result<bool, FirewallError> {
     Ok(rules.iter().any(|rule| !is_ours(rule) && tracks(rule)))
 }
 
-fn is_ours(rule: &[u8]) -> bool {
+pub(super) fn is_ours(rule: &[u8]) -> bool {
     wire::find(rule, NFTA_RULE_TABLE).and_then(wire::as_text) == Some(TABLE_NAME)
 }
 
 /// Whether a rule has an expression that needs connection tracking.
-fn tracks(rule: &[u8]) -> bool {
+pub(super) fn tracks(rule: &[u8]) -> bool {
     let expressions = wire::find(rule, NFTA_RULE_EXPRESSIONS).unwrap_or_default();
     wire::attributes(expressions).any(|(_, expression)| {
         let name = wire::find(expression, NFTA_EXPR_NAME).and_then(wire::as_text);

@@ -6,6 +6,8 @@
 mod conntrack;
 mod error;
 mod expressions;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
 mod rules;
 mod ruleset;
@@ -224,7 +226,9 @@ impl Transaction {
         };
         let trial: Vec<_> = match ruleset.trial {
             Some(lasts) => {
-                ruleset.guarded.keys().map(|service| Element::passing(*service, lasts)).collect()
+                let services = ruleset.guarded.keys().map(|service| sets::service_key(*service));
+                let keys = services.chain([sets::ANY_TRIAL]);
+                keys.map(|key| Element::passing(key, lasts)).collect()
             }
             None => Vec::new(),
         };
