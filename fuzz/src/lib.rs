@@ -5,6 +5,7 @@
 //! `corpus/`, goes through the same functions in a plain test as well.
 
 pub mod config;
+pub mod control;
 pub mod detector;
 pub mod netlink;
 pub mod packet;

@@ -36,3 +36,8 @@ fn configs_are_policies_or_errors_that_can_be_shown() {
 fn answers_of_the_kernel_are_read_without_trust() {
     corpus("netlink", crate::netlink::run);
 }
+
+#[test]
+fn requests_mean_what_they_say_or_nothing() {
+    corpus("control", crate::control::run);
+}

@@ -12,7 +12,7 @@ pub mod client;
 pub mod compile;
 #[cfg(feature = "policy")]
 pub mod config;
-#[cfg(feature = "agent")]
+#[cfg(feature = "policy")]
 pub mod control;
 #[cfg(feature = "firewall")]
 pub mod firewall;
@@ -22,7 +22,7 @@ pub mod interfaces;
 pub mod kernel;
 #[cfg(feature = "agent")]
 pub mod lock;
-#[cfg(feature = "agent")]
+#[cfg(feature = "policy")]
 pub mod lockout;
 #[cfg(feature = "agent")]
 pub mod logging;

@@ -12,13 +12,27 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Call, Caller, Fault, Open, Outbox, Problem, Reply, Request, Revoke, Try};
+use super::{Caller, Fault, Open, Problem, Reply, Request, Revoke, Try};
 
 /// The longest request that is read, in bytes.
 const LONGEST: usize = 16 << 10;
+
+/// A request on its way to the event loop, and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Result<Reply, Problem>>,
+}
+
+/// Where requests go in.
+pub type Outbox = mpsc::Sender<Call>;
+/// Where the event loop takes them.
+pub type Inbox = mpsc::Receiver<Call>;
 
 /// Why nobody can speak to the agent.
 #[derive(Debug, thiserror::Error)]
