@@ -12,32 +12,55 @@ use anyhow::{Context as _, bail};
 
 use crate::{
     command::{cargo, output, print, run},
+    kernel,
     setup::{self, Group},
 };
-use report::Totals;
+pub(crate) use report::Totals;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
     /// Run only the tests whose names contain one of these, and no other check.
     filter: Vec<String>,
+    /// Runs those tests that meet a kernel on this one, in qemu: 6.1, 6.12, 7.2, or 5.10,
+    /// which must be refused; or on all of them.
+    #[arg(long, value_name = "VERSION|all")]
+    kernel: Option<String>,
 }
 
 /// Everything on the host: the XDP program has a target of its own.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 
 pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { filter, kernel } = arguments;
+    let mut totals = Totals::default();
+    if let Some(name) = kernel {
+        let outcome = kernel::test(name, filter, &mut totals);
+        println!("{totals}");
+        return outcome;
+    }
     setup::ensure(Group::Test, true)?;
     let mut stages = Stages::default();
     let mut outcome = Ok(());
-    if arguments.filter.is_empty() {
+    if filter.is_empty() {
         outcome = stages.checks();
     }
-    let mut totals = Totals::default();
     if outcome.is_ok() {
-        outcome = stages.tests(&arguments.filter, &mut totals);
+        outcome = stages.tests(filter, &mut totals);
     }
     stages.print();
     // Nothing may follow this line, except an error.
+    println!("{totals}");
+    outcome
+}
+
+/// All of it on the host, then on an old kernel.
+pub(crate) fn ci() -> anyhow::Result<()> {
+    setup::ensure(Group::Kernel, true)?;
+    let (mut stages, mut totals) = (Stages::default(), Totals::default());
+    let outcome = stages.checks().and_then(|()| stages.tests(&[], &mut totals)).and_then(|()| {
+        stages.stage("kernel 6.1", || kernel::test(kernel::OF_CI, &[], &mut totals))
+    });
+    stages.print();
     println!("{totals}");
     outcome
 }
