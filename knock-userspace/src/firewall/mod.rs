@@ -7,6 +7,7 @@ mod conntrack;
 mod error;
 mod expressions;
 mod message;
+mod probe;
 mod rules;
 mod ruleset;
 mod sets;
@@ -23,6 +24,7 @@ use nftnl::{Batch, MsgType, ProtoFamily, Table};
 
 pub use self::error::FirewallError;
 use self::message::Message;
+pub use self::probe::{Ability, has};
 pub use self::ruleset::{Ruleset, Tracking};
 use self::sets::{Element, Set};
 use self::socket::Socket;
