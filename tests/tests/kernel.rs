@@ -101,6 +101,7 @@ fn the_verifier_reads_a_third_of_what_it_may_at_most() {
     for trace in [false, true] {
         let figures = load(trace).expect("the kernel takes the program").figures().unwrap();
         let verified = figures.verified.expect("kernels since 5.16 tell");
+        println!("{verified} instructions with trace {trace}");
         assert!(verified <= Figures::BUDGET, "{verified} instructions with trace {trace}");
         assert!(figures.translated > 0 && figures.machine_code > 0, "{figures:?}");
     }
