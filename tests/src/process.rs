@@ -24,6 +24,11 @@ pub fn slowness() -> u32 {
     *FACTOR
 }
 
+/// Seconds, as a config has them, in which as much can happen here as elsewhere in `count`.
+pub fn seconds(count: u32) -> String {
+    format!("{}s", count * slowness())
+}
+
 /// [`PATIENCE`], on this machine.
 pub fn patience() -> Duration {
     PATIENCE * slowness()

@@ -1,7 +1,7 @@
 //! What becomes of running connections, in both ways to tell them.
 
 use knock_tests::clients::xknock_steps;
-use knock_tests::process::Process;
+use knock_tests::process::{Process, seconds};
 use knock_tests::services::{Echo, connect, echoes, tcp_open};
 use knock_tests::{Agent, Lab};
 
@@ -11,7 +11,8 @@ use crate::{SSH, STEPS, config};
 fn connection_outlives_its_grant(top: &str, door: &str) -> bool {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config(top, &format!("open_for = \"2s\"\n{door}")));
+    let door = format!("open_for = \"{}\"\n{door}", seconds(2));
+    let mut agent = Agent::start(&lab.server, &config(top, &door));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     let mut connection = connect(&lab.client, lab.server.v4, 22).expect("the port is open");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use knock_tests::clients::xknock_steps;
+use knock_tests::process::{seconds, slowness};
 use knock_tests::services::{Echo, tcp_open, udp_open};
 use knock_tests::{Agent, Lab};
 
@@ -12,7 +13,8 @@ use crate::{SSH, STEPS, config};
 fn a_grant_ends_by_itself_and_the_port_is_closed_again() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"2s\""));
+    let mut agent =
+        Agent::start(&lab.server, &config("", &format!("open_for = \"{}\"", seconds(2))));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
@@ -24,12 +26,14 @@ fn a_grant_ends_by_itself_and_the_port_is_closed_again() {
 fn a_second_knock_extends_the_grant() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"4s\""));
+    let open_for = Duration::from_secs(4) * slowness();
+    let door = format!("open_for = \"{}\"", seconds(4));
+    let mut agent = Agent::start(&lab.server, &config("", &door));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
-    let first_end = Instant::now() + Duration::from_secs(4);
+    let first_end = Instant::now() + open_for;
     // Knock again until it is a good while later, as someone who wants to stay does.
-    while Instant::now() + Duration::from_secs(2) < first_end {
+    while Instant::now() + open_for / 2 < first_end {
         xknock_steps(&lab.client, lab.server.v4, STEPS);
         let again = agent.await_opened(lab.client.v4, SSH);
         assert_eq!(again["extended"], true);
