@@ -29,7 +29,7 @@ use programs::{Part, Programs};
 use results::{Line, Outcome};
 
 /// Emulated, everything takes some times as long; the tests multiply their time limits.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 8;
 
 /// The kernel that every change is tested on.
 pub(crate) const OF_CI: &str = "6.1";

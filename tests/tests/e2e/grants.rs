@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use knock_tests::clients::xknock_steps;
 use knock_tests::process::{seconds, slowness};
-use knock_tests::services::{Echo, tcp_open, udp_open};
+use knock_tests::services::{Echo, eventually, tcp_open, udp_open};
 use knock_tests::{Agent, Lab};
 
 use crate::{SSH, STEPS, config};
@@ -19,7 +19,7 @@ fn a_grant_ends_by_itself_and_the_port_is_closed_again() {
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
     agent.await_closed(lab.client.v4, SSH);
-    assert!(!tcp_open(&lab.client, lab.server.v4, 22));
+    eventually("the end of the grant", || !tcp_open(&lab.client, lab.server.v4, 22));
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_second_knock_extends_the_grant() {
         assert!(tcp_open(&lab.client, lab.server.v4, 22), "the port is open past the first end");
     }
     agent.await_closed(lab.client.v4, SSH);
-    assert!(!tcp_open(&lab.client, lab.server.v4, 22));
+    eventually("the end of the grant", || !tcp_open(&lab.client, lab.server.v4, 22));
     let closings = agent.log().matches("\"closed\"").count();
     assert_eq!(closings, 1, "an extended grant ends once");
 }

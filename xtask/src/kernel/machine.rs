@@ -19,7 +19,7 @@ const QEMU: &str = "qemu-system-x86_64";
 /// Emulated, a whole run takes some minutes.
 const WHOLE_RUN: Duration = Duration::from_secs(40 * 60);
 /// No test is silent for as long as this: what it waits for fails before.
-const SILENCE: Duration = Duration::from_secs(6 * 60);
+const SILENCE: Duration = Duration::from_secs(10 * 60);
 /// A kernel that works under KVM boots in a second or two.
 const PROBE: Duration = Duration::from_secs(10);
 /// How much of the console is shown when a guest did not come to its end.

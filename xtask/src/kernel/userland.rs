@@ -54,7 +54,8 @@ pub(super) fn files(programs: &[PathBuf]) -> anyhow::Result<BTreeSet<PathBuf>> {
     let listed = output(list.arg("--listfiles").args(&closure))?;
     let mut files: BTreeSet<_> = listed.lines().filter_map(wanted).collect();
     files.extend(GENERATED.map(PathBuf::from));
-    for folder in ["/etc/alternatives", "/usr/bin", "/usr/sbin", "/bin", "/sbin"] {
+    let libraries_here = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    for folder in ["/etc/alternatives", "/usr/bin", "/usr/sbin", "/bin", "/sbin", &libraries_here] {
         files.extend(chosen(Path::new(folder))?);
     }
     for program in programs {
@@ -68,7 +69,7 @@ fn wanted(line: &str) -> Option<PathBuf> {
     (!UNREAD.iter().any(|unread| path.starts_with(unread))).then(|| path.to_owned())
 }
 
-/// Links in `folder` into /etc/alternatives, and the files behind them: `nc` is one.
+/// Links in `folder` into /etc/alternatives, which no package lists: `nc` is one.
 fn chosen(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut links = Vec::new();
     for entry in folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))? {
