@@ -125,7 +125,7 @@ pub(crate) fn class(step: Step) -> PortClass {
 /// starts at another moment.
 #[inline(always)]
 pub(crate) fn uptime_ns() -> u64 {
-    // SAFETY: the helper takes no arguments; it exists since Linux 5.5 (5576b991e9c1),
+    // SAFETY: the helper takes no arguments; it exists since Linux 5.6 (5576b991e9c1),
     // and the verifier turns it into a single load.
     unsafe { bpf_jiffies64() }.wrapping_mul(JIFFY_NS.load())
 }

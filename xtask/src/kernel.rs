@@ -61,6 +61,8 @@ struct Row<'a> {
     kernel: &'a Kernel,
     package: String,
     result: anyhow::Result<()>,
+    /// Why some of it could not run.
+    skipped: Option<String>,
     /// What the agent said of the verifier.
     verifier: String,
     took: Duration,
@@ -74,6 +76,7 @@ impl<'a> Row<'a> {
             kernel,
             package: String::new(),
             result: Ok(()),
+            skipped: None,
             verifier: String::new(),
             took: Duration::ZERO,
         };
@@ -133,8 +136,11 @@ impl<'a> Row<'a> {
                 machine::end_of(&console)
             );
         }
-        for part in parts.iter().filter(|part| outcome.skipped(&part.name).is_some()) {
-            totals.skip(part.tests);
+        for part in &parts {
+            if let Some(why) = outcome.skipped(&part.name) {
+                totals.skip(part.tests);
+                self.skipped = Some(why.to_owned());
+            }
         }
         let failed = outcome.failed(parts.iter().map(|part| part.name.as_str()));
         if !failed.is_empty() {
@@ -144,13 +150,15 @@ impl<'a> Row<'a> {
     }
 
     fn print(&self) {
-        let result = match (&self.result, self.kernel.expect) {
-            (Ok(()), Expect::Green) => "ok",
-            (Ok(()), Expect::Refusal) => "ok (refused)",
-            (Err(_), _) => "FAILED",
+        let result = match (&self.result, &self.skipped, self.kernel.expect) {
+            (Err(_), ..) => "FAILED",
+            (Ok(()), Some(_), _) => "skipped",
+            (Ok(()), None, Expect::Green) => "ok",
+            (Ok(()), None, Expect::Refusal) => "ok (refused)",
         };
         let (version, package, took) = (self.kernel.version, &self.package, self.took.as_secs());
-        println!("{version:<8} {package:<26} {result:<12} {took:>8}  {}", self.verifier);
+        let notes = self.skipped.as_ref().unwrap_or(&self.verifier);
+        println!("{version:<8} {package:<26} {result:<12} {took:>8}  {notes}");
     }
 }
 

@@ -3,9 +3,12 @@
 
 mod probe;
 
-use crate::firewall::{Ability, has};
 use aya::maps::MapType;
 use aya::sys::BpfHelper;
+
+use self::Probe::{Anywhere, Apart};
+use self::probe::Answer;
+use crate::firewall::{Ability, has};
 
 /// The oldest kernel whose releases have everything that the detector needs.
 pub(super) const FLOOR: &str = if cfg!(target_arch = "aarch64") { "5.18" } else { "5.15" };
@@ -21,6 +24,8 @@ pub enum Part {
     Detector,
     /// The firewall table.
     Guard,
+    /// The process in user space.
+    Agent,
     /// What tests and benchmark do with the program.
     Tests,
 }
@@ -40,7 +45,16 @@ pub struct Feature {
     pub commit: &'static str,
     /// What is done where it is missing; none if nothing can take its place.
     pub instead: Option<&'static str>,
-    probe: fn() -> Result<bool, String>,
+    probe: Probe,
+}
+
+/// How the running kernel is asked.
+#[derive(Debug)]
+enum Probe {
+    /// By a call that touches nothing.
+    Anywhere(fn() -> Answer),
+    /// By trying it in a network namespace made for that.
+    Apart(fn() -> Answer),
 }
 
 /// Whether the running kernel has a feature.
@@ -57,7 +71,11 @@ pub enum Presence {
 impl Feature {
     /// Asks the running kernel.
     pub fn presence(&self) -> Presence {
-        match (self.probe)() {
+        let answer = match self.probe {
+            Anywhere(ask) => ask(),
+            Apart(ask) => probe::apart(ask),
+        };
+        match answer {
             Ok(true) => Presence::Present,
             Ok(false) => Presence::Absent,
             Err(why) => Presence::Unknown(why),
@@ -67,7 +85,7 @@ impl Feature {
 
 /// All of them: the detector's in the order in which Linux got them, then the guard's and
 /// those that only tests use.
-pub static FEATURES: [Feature; 15] = [
+pub static FEATURES: [Feature; 16] = [
     Feature {
         name: "LRU hash maps",
         part: Part::Detector,
@@ -75,7 +93,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "4.10",
         commit: "29ba732acbee",
         instead: None,
-        probe: || probe::map(MapType::LruHash),
+        probe: Anywhere(|| probe::map(MapType::LruHash)),
     },
     Feature {
         name: "arrays that begin at a page",
@@ -84,7 +102,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.5",
         commit: "fc9702273e2e",
         instead: None,
-        probe: probe::mappable_array,
+        probe: Anywhere(probe::mappable_array),
     },
     Feature {
         name: "jiffies for BPF",
@@ -93,7 +111,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.6",
         commit: "5576b991e9c1",
         instead: None,
-        probe: || probe::helper(BpfHelper::BPF_FUNC_jiffies64),
+        probe: Anywhere(|| probe::helper(BpfHelper::BPF_FUNC_jiffies64)),
     },
     Feature {
         name: "the BPF ring buffer",
@@ -102,7 +120,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.8",
         commit: "457f44363a88",
         instead: None,
-        probe: || probe::map(MapType::RingBuf),
+        probe: Anywhere(|| probe::map(MapType::RingBuf)),
     },
     Feature {
         name: "XDP links",
@@ -111,7 +129,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.9",
         commit: "aa8d3a716b59",
         instead: None,
-        probe: probe::xdp_link,
+        probe: Apart(probe::xdp_link),
     },
     Feature {
         name: "the coarse clock for BPF",
@@ -120,7 +138,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.11",
         commit: "d05512618056",
         instead: None,
-        probe: || probe::helper(BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
+        probe: Anywhere(|| probe::helper(BpfHelper::BPF_FUNC_ktime_get_coarse_ns)),
     },
     Feature {
         name: "compare-and-swap in BPF",
@@ -129,7 +147,7 @@ pub static FEATURES: [Feature; 15] = [
         since: SWAP.0,
         commit: SWAP.1,
         instead: None,
-        probe: probe::compare_and_swap,
+        probe: Anywhere(probe::compare_and_swap),
     },
     Feature {
         name: "XDP for frames in several buffers",
@@ -140,7 +158,7 @@ pub static FEATURES: [Feature; 15] = [
         instead: Some(
             "a program for one buffer; drivers refuse it at large MTUs, generic mode does not",
         ),
-        probe: probe::frags,
+        probe: Anywhere(probe::frags),
     },
     Feature {
         name: "nftables for both families",
@@ -149,7 +167,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "3.14",
         commit: "1d49144c0aaa",
         instead: None,
-        probe: || probe::apart(|| has(Ability::Tables)),
+        probe: Apart(|| has(Ability::Tables)),
     },
     Feature {
         name: "new time-outs for set elements",
@@ -158,7 +176,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "6.12",
         commit: "4201f3938914",
         instead: Some("adding, deleting and adding again in one transaction, on every kernel"),
-        probe: || probe::apart(|| has(Ability::NewTimeouts)),
+        probe: Apart(|| has(Ability::NewTimeouts)),
     },
     Feature {
         name: "tables with an owner",
@@ -167,7 +185,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.12",
         commit: "6001a930ce03",
         instead: Some("the next knock puts back a table that was flushed"),
-        probe: || probe::apart(|| has(Ability::Owner)),
+        probe: Apart(|| has(Ability::Owner)),
     },
     Feature {
         name: "owned tables that persist",
@@ -176,7 +194,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "6.9",
         commit: "da5141bbe0c2",
         instead: Some("a table without an owner, which outlives the agent"),
-        probe: || probe::apart(|| has(Ability::Persist)),
+        probe: Apart(|| has(Ability::Persist)),
     },
     Feature {
         name: "reject before routing",
@@ -185,7 +203,16 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.9",
         commit: "f53b9b0bdc59",
         instead: Some("a guard that drops"),
-        probe: || probe::apart(|| has(Ability::Reject)),
+        probe: Apart(|| has(Ability::Reject)),
+    },
+    Feature {
+        name: "Landlock",
+        part: Part::Agent,
+        needed_for: "an agent that reaches no files but its own",
+        since: "5.13",
+        commit: "385975dca53e",
+        instead: Some("an agent that is restricted to fewer system calls and capabilities only"),
+        probe: Anywhere(probe::landlock),
     },
     Feature {
         name: "test runs with a context",
@@ -194,7 +221,7 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.15",
         commit: "47316f4a3053",
         instead: Some("nothing: those tests fail"),
-        probe: probe::context,
+        probe: Anywhere(probe::context),
     },
     Feature {
         name: "test runs that send frames",
@@ -203,17 +230,22 @@ pub static FEATURES: [Feature; 15] = [
         since: "5.18",
         commit: "b530e9e1063e",
         instead: Some("nothing: those tests fail"),
-        probe: probe::live_frames,
+        probe: Apart(probe::live_frames),
     },
 ];
 
 /// What the detector needs and the running kernel lacks, each with the version that
 /// brought it. A probe that fails to answer does not count as a lack: the kernel's own
 /// error then says more.
+///
+/// An agent that has given up its rights must not even try to make a namespace, so what
+/// takes one is left out. Of that, the detector needs XDP links alone, and a kernel without
+/// them has no compare-and-swap either.
 pub(super) fn missing() -> Vec<String> {
-    let needed = FEATURES
-        .iter()
-        .filter(|feature| feature.part == Part::Detector && feature.instead.is_none());
+    let needed = FEATURES.iter().filter(|feature| {
+        let harmless = matches!(feature.probe, Anywhere(_));
+        feature.part == Part::Detector && feature.instead.is_none() && harmless
+    });
     let lacking = needed.filter(|feature| feature.presence() == Presence::Absent);
     let named = |feature: &Feature| {
         format!("{} (since Linux {}, {})", feature.name, feature.since, feature.commit)

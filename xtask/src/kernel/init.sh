@@ -31,6 +31,7 @@ echo "@booted $(uname -r)"
 lacks() {
     for need in $(echo "$1" | tr , ' '); do
         case $need in
+        -) ;;
         btf) [ -e /sys/kernel/btf/vmlinux ] || echo "type information (BTF)" ;;
         *) modprobe -q "$need" || [ -d "/sys/module/$need" ] || echo "the module $need" ;;
         esac

@@ -22,8 +22,8 @@ pub(super) fn helper(helper: BpfHelper) -> Answer {
 }
 
 /// Does `work` in a network namespace of its own.
-pub(super) fn apart(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
-    let enter_and_work = || {
+pub(super) fn apart(work: fn() -> Answer) -> Answer {
+    let enter_and_work = move || {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|errno| format!("no network namespace to try it in: {errno}"))?;
         work()
@@ -106,16 +106,14 @@ pub(super) fn xdp_link() -> Answer {
         attach_type: u32,
         flags: u32,
     }
-    apart(|| {
-        let program = load(&DROP, 0).map_err(|error| error.to_string())?;
-        let mut attribute = LinkCreate {
-            program: program.as_raw_fd().cast_unsigned(),
-            interface: LOOPBACK,
-            attach_type: BPF_XDP,
-            flags: XDP_FLAGS_SKB_MODE,
-        };
-        answer(bpf(BPF_LINK_CREATE, &mut attribute).map(owned))
-    })
+    let program = load(&DROP, 0).map_err(|error| error.to_string())?;
+    let mut attribute = LinkCreate {
+        program: program.as_raw_fd().cast_unsigned(),
+        interface: LOOPBACK,
+        attach_type: BPF_XDP,
+        flags: XDP_FLAGS_SKB_MODE,
+    };
+    answer(bpf(BPF_LINK_CREATE, &mut attribute).map(owned))
 }
 
 pub(super) fn context() -> Answer {
@@ -128,13 +126,11 @@ pub(super) fn context() -> Answer {
 }
 
 pub(super) fn live_frames() -> Answer {
-    // Sent on loopback, of a namespace where nobody is.
-    apart(|| {
-        test_run(|run| {
-            run.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
-            // As old as the flag, which kernels before would overlook.
-            run.batch = 1;
-        })
+    // Sent on loopback.
+    test_run(|run| {
+        run.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+        // As old as the flag, which kernels before would overlook.
+        run.batch = 1;
     })
 }
 
@@ -174,6 +170,16 @@ fn test_run(how: impl FnOnce(&mut TestRun)) -> Answer {
     };
     how(&mut run);
     answer(bpf(BPF_PROG_TEST_RUN, &mut run))
+}
+
+pub(super) fn landlock() -> Answer {
+    /// `LANDLOCK_CREATE_RULESET_VERSION` of `linux/landlock.h`.
+    const VERSION: libc::c_uint = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes neither a pointer nor a size, and only answers.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0usize, VERSION) };
+    Ok(version > 0)
 }
 
 /// Loads an XDP program.
