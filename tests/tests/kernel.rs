@@ -8,6 +8,7 @@ use knock_tests::agent::{Config, xknockd, xknockd_output};
 use knock_tests::{Agent, Lab};
 use knock_userspace::compile::{Served, compile};
 use knock_userspace::kernel::{Detector, FEATURES, Figures, Part, Presence, Settings};
+use knock_userspace::places::Places;
 use knock_userspace::policy::{Door, Knocks, Policy, Service};
 
 /// Whether this kernel is one that the agent must refuse.
@@ -39,7 +40,7 @@ fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
     assert_eq!(lab.server.sh("nft list tables"), "");
     assert!(!lab.server.ip("-d link show").contains("xdp"));
     assert_eq!(loaded(), before);
-    assert_eq!(lab.server.sh("ls /sys/fs/bpf"), "");
+    assert!(!Places::of(lab.server.name()).pins.exists());
 }
 
 #[test]
