@@ -34,8 +34,21 @@ const PATIENCE: u32 = 8;
 /// The kernel that every change is tested on.
 pub(crate) const OF_CI: &str = "6.1";
 
-/// Runs the tests on the kernels that `name` stands for, and adds up what they say.
-pub(crate) fn test(name: &str, filter: &[String], totals: &mut Totals) -> anyhow::Result<()> {
+/// Which tests are run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Selection<'a> {
+    /// Those whose names contain one of these, or all if there are none.
+    Named(&'a [String]),
+    /// All of the shorter test programs, and some of the longest.
+    Essential,
+}
+
+/// Runs tests on the kernels that `name` stands for, and adds up what they say.
+pub(crate) fn test(
+    name: &str,
+    selection: Selection<'_>,
+    totals: &mut Totals,
+) -> anyhow::Result<()> {
     let kernels = known::find(name).map_err(|why| anyhow!(why))?;
     if cfg!(not(target_arch = "x86_64")) {
         bail!("other kernels are booted on x86_64 only, so far");
@@ -44,7 +57,7 @@ pub(crate) fn test(name: &str, filter: &[String], totals: &mut Totals) -> anyhow
     let programs = Programs::build()?;
     let mut rows = Vec::new();
     for kernel in kernels {
-        rows.push(Row::of(kernel, &programs, filter, totals));
+        rows.push(Row::of(kernel, &programs, selection, totals));
     }
     println!("\n{:<8} {:<26} {:<12} {:>8}  verifier", "kernel", "package", "result", "seconds");
     rows.iter().for_each(Row::print);
@@ -69,7 +82,12 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(kernel: &'a Kernel, programs: &Programs, filter: &[String], totals: &mut Totals) -> Self {
+    fn of(
+        kernel: &'a Kernel,
+        programs: &Programs,
+        selection: Selection<'_>,
+        totals: &mut Totals,
+    ) -> Self {
         println!("\n== kernel {} ({})", kernel.version, kernel.of);
         let start = Instant::now();
         let mut row = Self {
@@ -80,7 +98,7 @@ impl<'a> Row<'a> {
             verifier: String::new(),
             took: Duration::ZERO,
         };
-        row.result = row.run(programs, filter, totals);
+        row.result = row.run(programs, selection, totals);
         if let Err(error) = &row.result {
             println!("kernel {}: {error:#}", kernel.version);
         }
@@ -91,13 +109,13 @@ impl<'a> Row<'a> {
     fn run(
         &mut self,
         programs: &Programs,
-        filter: &[String],
+        selection: Selection<'_>,
         totals: &mut Totals,
     ) -> anyhow::Result<()> {
         let folder = target_directory().join("kernels").join(self.kernel.version);
         let unpacked = archive::fetch(self.kernel, &folder)?;
         self.package.clone_from(&unpacked.package);
-        let parts = programs.parts(self.kernel.expect, filter);
+        let parts = programs.parts(self.kernel.expect, selection)?;
         let initramfs = folder.join("initramfs");
         tree(&unpacked, programs, &parts)?.write(&initramfs)?;
         let acceleration = Acceleration::probe(&unpacked.image);

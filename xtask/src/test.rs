@@ -34,7 +34,7 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { filter, kernel } = arguments;
     let mut totals = Totals::default();
     if let Some(name) = kernel {
-        let outcome = kernel::test(name, filter, &mut totals);
+        let outcome = kernel::test(name, kernel::Selection::Named(filter), &mut totals);
         println!("{totals}");
         return outcome;
     }
@@ -58,7 +58,8 @@ pub(crate) fn ci() -> anyhow::Result<()> {
     setup::ensure(Group::Kernel, true)?;
     let (mut stages, mut totals) = (Stages::default(), Totals::default());
     let outcome = stages.checks().and_then(|()| stages.tests(&[], &mut totals)).and_then(|()| {
-        stages.stage("kernel 6.1", || kernel::test(kernel::OF_CI, &[], &mut totals))
+        let essential = kernel::Selection::Essential;
+        stages.stage("kernel 6.1", || kernel::test(kernel::OF_CI, essential, &mut totals))
     });
     stages.print();
     println!("{totals}");

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::{PATIENCE, known::Expect};
+use super::{PATIENCE, Selection, known::Expect};
 use crate::command::{cargo, output, root, run};
 
 /// The package whose test programs meet a kernel.
@@ -17,6 +17,23 @@ const PACKAGE: &str = "knock-tests";
 const READS_SOURCES: &str = "tidy";
 /// Its test program that meets kernels which are too old, too.
 const KERNEL: &str = "kernel";
+/// Its longest test program: on an emulated machine it takes most of the time.
+const END_TO_END: &str = "e2e";
+
+/// What stands for the whole of [`END_TO_END`] on every change: each way that goes through a part
+/// of the kernel of its own.
+const ESSENTIAL: [&str; 10] = [
+    "clients::the_classic_client_knocks_over_ipv6",
+    "clients::the_classic_client_opens_the_door_for_itself_alone",
+    "connections::a_cut_ends_a_stateless_connection_with_its_grant",
+    "connections::conntrack_is_used_only_where_it_is_already_in_use",
+    "connections::tiny_fragments_do_not_slip_through",
+    "floods::a_knock_opens_while_the_flood_goes_on",
+    "grants::a_published_container_port_is_guarded_before_its_address_is_rewritten",
+    "grants::a_second_knock_extends_the_grant",
+    "startup::where_the_driver_refuses_the_agent_falls_back_and_says_so",
+    "wire::knocks_in_one_and_two_vlan_tags_are_seen",
+];
 
 /// Test programs, and the project's own.
 pub(super) struct Programs {
@@ -76,7 +93,7 @@ impl Programs {
             bail!("cargo built no test program of {PACKAGE}");
         }
         // What asks little of a kernel goes first.
-        tests.sort_by_key(|test| (test.name != KERNEL, test.name == "e2e", test.name.clone()));
+        tests.sort_by_key(|test| (test.name != KERNEL, test.name == END_TO_END, test.name.clone()));
         Ok(Self { agent: binary("xknockd")?, client: binary("xknock")?, tests })
     }
 
@@ -86,9 +103,13 @@ impl Programs {
     }
 
     /// What a kernel of which this is expected goes through.
-    pub(super) fn parts(&self, expect: Expect, filter: &[String]) -> Vec<Part> {
+    pub(super) fn parts(
+        &self,
+        expect: Expect,
+        selection: Selection<'_>,
+    ) -> anyhow::Result<Vec<Part>> {
         let mut parts = Vec::new();
-        if filter.is_empty() {
+        if !matches!(selection, Selection::Named([_, ..])) {
             let check = format!("{} check --kernel", self.agent.display());
             let command = match expect {
                 Expect::Green => check,
@@ -106,7 +127,16 @@ impl Programs {
             if expect == Expect::Refusal && test.name != KERNEL {
                 continue;
             }
-            let words = filter.join(" ");
+            let names: Vec<&str> = match selection {
+                Selection::Named(names) => names.iter().map(String::as_str).collect(),
+                Selection::Essential if test.name == END_TO_END => ESSENTIAL.to_vec(),
+                Selection::Essential => Vec::new(),
+            };
+            if matches!(selection, Selection::Essential)
+                && let Some(gone) = names.iter().find(|name| count(&test.path, &[name]) == 0)
+            {
+                bail!("there is no test {gone} any more; see ESSENTIAL in {}", file!());
+            }
             let expected = match expect {
                 Expect::Green => "green",
                 Expect::Refusal => "refusal",
@@ -117,17 +147,17 @@ impl Programs {
             parts.push(Part {
                 name: format!("{} ({path})", test.source),
                 needs: "btf,nf_tables,veth",
-                command: format!("cd /tmp; {environment} {path} --color never {words}"),
-                tests: count(&test.path),
+                command: format!("cd /tmp; {environment} {path} --color never {}", names.join(" ")),
+                tests: count(&test.path, &names),
             });
         }
-        parts
+        Ok(parts)
     }
 }
 
-/// How many tests a program has.
-fn count(program: &Path) -> u64 {
-    let listed = output(Command::new(program).args(["--list", "--format", "terse"]));
+/// How many tests a program has, of those whose names contain one of `names` if there are any.
+fn count(program: &Path, names: &[&str]) -> u64 {
+    let listed = output(Command::new(program).args(["--list", "--format", "terse"]).args(names));
     listed.unwrap_or_default().lines().filter(|line| line.ends_with(": test")).count() as u64
 }
 
