@@ -25,16 +25,23 @@ pub(crate) struct Arguments {
     /// which must be refused; or on all of them.
     #[arg(long, value_name = "VERSION|all")]
     kernel: Option<String>,
+    /// There, runs only a part of the longest test program, as `ci` does.
+    #[arg(long, requires = "kernel", conflicts_with = "filter")]
+    essential: bool,
 }
 
 /// Everything on the host: the XDP program has a target of its own.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 
 pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { filter, kernel } = arguments;
+    let Arguments { filter, kernel, essential } = arguments;
     let mut totals = Totals::default();
     if let Some(name) = kernel {
-        let outcome = kernel::test(name, kernel::Selection::Named(filter), &mut totals);
+        let selection = match essential {
+            true => kernel::Selection::Essential,
+            false => kernel::Selection::Named(filter),
+        };
+        let outcome = kernel::test(name, selection, &mut totals);
         println!("{totals}");
         return outcome;
     }
