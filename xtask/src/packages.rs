@@ -26,6 +26,9 @@ pub(crate) const TEST: &[&str] = &[
     "tcpdump",
 ];
 
+/// What other kernels are unpacked and booted with.
+pub(crate) const KERNEL: &[&str] = &["kmod", "qemu-system-x86"];
+
 /// What the benchmark compares with.
 pub(crate) const PEERS: &[&str] = &["knockd", "xdp-tools"];
 

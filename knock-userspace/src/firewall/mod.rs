@@ -9,6 +9,7 @@ mod expressions;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod message;
+mod probe;
 mod rules;
 mod ruleset;
 mod sets;
@@ -25,6 +26,7 @@ use nftnl::{Batch, MsgType, ProtoFamily, Table};
 
 pub use self::error::FirewallError;
 use self::message::Message;
+pub use self::probe::{Ability, has};
 pub use self::ruleset::{Ruleset, Tracking};
 use self::sets::{Element, Set};
 use self::socket::Socket;

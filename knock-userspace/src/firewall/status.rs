@@ -82,7 +82,10 @@ pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
     })
 }
 
-fn elements(socket: &mut Socket, set: &sets::Set) -> Result<Vec<sets::Element>, FirewallError> {
+pub(super) fn elements(
+    socket: &mut Socket,
+    set: &sets::Set,
+) -> Result<Vec<sets::Element>, FirewallError> {
     let messages = socket.ask(DOING, &set.dump())?;
     Ok(messages.iter().flat_map(|message| sets::Element::parse(message)).collect())
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod direct;
+mod kernel;
 mod policy;
 mod ports;
 mod run;
@@ -59,6 +60,10 @@ enum Command {
     Check {
         #[command(flatten)]
         policy: PolicyArgs,
+        /// Shows what the running kernel has of that which the detector and the guard use,
+        /// and what the verifier makes of the program. Needs root, and changes nothing.
+        #[arg(long, conflicts_with_all = ["config", "interfaces", "observe", "enforce"])]
+        kernel: bool,
     },
     /// Shows every guarded and every listening port: open or closed at the guard, with
     /// or without an application. Rules of other firewall tables are not considered.
@@ -166,7 +171,8 @@ fn main() -> ExitCode {
         Command::Run { policy, trace_kernel, clean, force } => {
             run::run(policy, places, run::Flags { trace_kernel, clean, force })
         }
-        Command::Check { policy } => check::check(&policy),
+        Command::Check { kernel: true, .. } => kernel::check(),
+        Command::Check { policy, .. } => check::check(&policy),
         Command::Ports { from, json } => ports::ports(from, json),
         Command::Status { json } => verbs::status(&places, json),
         Command::Doors { json } => verbs::doors(&places, json),
