@@ -8,10 +8,12 @@ mod grants;
 mod lasting;
 mod lockout;
 mod modes;
+mod privileges;
 mod reload;
 mod scans;
 mod startup;
 mod stop;
+mod supervisor;
 mod wire;
 mod world;
 
