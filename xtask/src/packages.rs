@@ -21,6 +21,7 @@ pub(crate) const TEST: &[&str] = &[
     "netcat-openbsd",
     "nmap",
     "python3-scapy",
+    "systemd",
     "tcpdump",
 ];
 
