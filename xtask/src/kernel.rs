@@ -116,10 +116,12 @@ impl<'a> Row<'a> {
         let unpacked = archive::fetch(self.kernel, &folder)?;
         self.package.clone_from(&unpacked.package);
         let parts = programs.parts(self.kernel.expect, selection)?;
-        let initramfs = folder.join("initramfs");
+        // Two runs at once share the kernel, and nothing else.
+        let run = std::process::id();
+        let initramfs = folder.join(format!("initramfs.{run}"));
         tree(&unpacked, programs, &parts)?.write(&initramfs)?;
         let acceleration = Acceleration::probe(&unpacked.image);
-        let console = machine::console_of(&folder);
+        let console = machine::console_of(&folder, run);
         let mut outcome = Outcome::default();
         let mut wrong_release = None;
         let ended = machine::boot(acceleration, &unpacked.image, &initramfs, &console, |text| {
@@ -142,7 +144,7 @@ impl<'a> Row<'a> {
                 }
             }
         });
-        // Neither is needed again, and the archive is large.
+        // It is large, and not needed again.
         fs::remove_file(&initramfs).context("the archive cannot be removed")?;
         ended?;
         if let Some(release) = wrong_release {
@@ -164,7 +166,7 @@ impl<'a> Row<'a> {
         if !failed.is_empty() {
             bail!("failed: {}", failed.join(", "));
         }
-        Ok(())
+        fs::remove_file(&console).context("the console's log cannot be removed")
     }
 
     fn print(&self) {

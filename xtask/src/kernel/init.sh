@@ -11,7 +11,6 @@ mkdir -p /dev/shm /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
 chmod 1777 /tmp /dev/shm
 ln -s /proc/self/fd /dev/fd
 mount -t bpf bpf /sys/fs/bpf

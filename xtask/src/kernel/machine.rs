@@ -164,9 +164,9 @@ impl Drop for Guest {
     }
 }
 
-/// Where the guest of a kernel leaves its console.
-pub(super) fn console_of(folder: &Path) -> PathBuf {
-    folder.join("console.log")
+/// Where the guest of a run leaves its console.
+pub(super) fn console_of(folder: &Path, run: u32) -> PathBuf {
+    folder.join(format!("console.{run}.log"))
 }
 
 #[cfg(test)]
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn the_end_of_a_console_is_short_and_never_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let console = console_of(folder.path());
+        let console = console_of(folder.path(), 1);
         assert!(end_of(&console).contains("nothing"));
         let long: String = (0..100).map(|n| format!("line {n}\r\n")).collect();
         fs::write(&console, long).unwrap();
