@@ -108,6 +108,11 @@ impl Agent {
         config
     }
 
+    /// Its config.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Writes another config in the place of the one it was started with.
     ///
     /// # Panics

@@ -12,6 +12,7 @@ pub mod netns;
 pub mod process;
 pub mod raw;
 pub mod services;
+pub mod unit;
 
 pub use agent::{Agent, Config};
 pub use lab::{Host, Lab};

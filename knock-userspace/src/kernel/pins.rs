@@ -108,7 +108,8 @@ impl Pins {
         }
     }
 
-    /// Removes all that was pinned: attached programs are detached, maps are gone.
+    /// Removes all that was pinned: attached programs are detached, maps are gone. The folder
+    /// itself stays if this user must not remove it.
     ///
     /// # Errors
     ///
@@ -118,10 +119,19 @@ impl Pins {
             remove_folder(&folder)?;
         }
         match fs::remove_dir(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(PinsError::at("remove", &self.folder)(error))
+            // An agent with a user of its own owns the folder, not its place; and a service
+            // manager may have mounted it. Empty, it does no harm.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ResourceBusy
+                ) =>
+            {
+                Ok(())
             }
-            _ => Ok(()),
+            result => result.map_err(PinsError::at("remove", &self.folder)),
         }
     }
 

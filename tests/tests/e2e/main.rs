@@ -10,10 +10,12 @@ mod lasting;
 mod lockout;
 mod modes;
 mod mtu;
+mod privileges;
 mod reload;
 mod scans;
 mod startup;
 mod stop;
+mod supervisor;
 mod wire;
 mod world;
 
