@@ -28,8 +28,8 @@ pub fn path() -> PathBuf {
 /// If it says nothing.
 pub fn setting(key: &str) -> String {
     let text = fs::read_to_string(path()).expect("the unit").replace("\\\n", " ");
-    let values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    values.last().unwrap_or_else(|| panic!("no {key} in the unit")).to_owned()
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    values.next_back().unwrap_or_else(|| panic!("no {key} in the unit")).to_owned()
 }
 
 /// A BPF file system of its own, prepared by the command that the unit runs first, and what

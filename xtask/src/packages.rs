@@ -23,6 +23,7 @@ pub(crate) const TEST: &[&str] = &[
     "netcat-openbsd",
     "nmap",
     "python3-scapy",
+    "systemd",
     "tcpdump",
 ];
 

@@ -95,9 +95,12 @@ fn a_user_with_what_the_unit_grants_can_do_all_of_it() {
     assert!(!lab.server.ip("-d link show").contains("xdp"));
 }
 
+/// What a process does behind the filter.
+type Work = fn() -> io::Result<()>;
+
 /// Runs `work` in a process of its own behind the filter; how that process ends. An error of
 /// `work` is the caller's.
-fn filtered(work: fn() -> io::Result<()>) -> io::Result<std::process::ExitStatus> {
+fn filtered(work: Work) -> io::Result<std::process::ExitStatus> {
     let mut command = Command::new("true");
     // SAFETY: between fork and exec only system calls are made, and memory is allocated, for
     // which the C library is prepared after a fork.
@@ -120,7 +123,7 @@ fn call(number: libc::c_long) -> io::Result<()> {
 
 #[test]
 fn a_call_that_only_a_stranger_makes_is_the_last_one() {
-    let rows: [(&str, fn() -> io::Result<()>); 6] = [
+    let rows: [(&str, Work); 6] = [
         ("execve, which follows", || Ok(())),
         ("ptrace", || call(libc::SYS_ptrace)),
         ("mount", || call(libc::SYS_mount)),
@@ -136,7 +139,7 @@ fn a_call_that_only_a_stranger_makes_is_the_last_one() {
 
 #[test]
 fn a_call_that_is_merely_not_needed_is_refused() {
-    for work in [|| call(libc::SYS_getpriority), || call(libc::SYS_sync)] as [fn() -> _; 2] {
+    for work in [|| call(libc::SYS_getpriority), || call(libc::SYS_sync)] as [Work; 2] {
         let error = filtered(work).expect_err("an error");
         assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
     }
