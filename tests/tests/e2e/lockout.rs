@@ -109,6 +109,27 @@ fn a_reload_that_would_lock_out_its_caller_is_refused_until_he_is_safe() {
 }
 
 #[test]
+fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
+    let lab = Lab::new();
+    let agent = Agent::start(&lab.server, &observing());
+    verb(&lab.server, &["try", "2m"]);
+    let as_client = |arguments: &[&str]| {
+        let mut command = xknockd(&lab.server);
+        command.args(arguments).env("SSH_CONNECTION", "10.77.0.2 50000 10.77.0.1 22");
+        command.output().expect("xknockd runs")
+    };
+    assert!(!as_client(&["confirm"]).status.success());
+    agent.rewrite_config(&observing().replace("[[door]]", "always_allow = [\"10.77.0.2\"]\n[[door]]"));
+    verb(&lab.server, &["reload"]);
+    assert!(as_client(&["confirm"]).status.success());
+    agent.rewrite_config(&observing());
+    let refusal = as_client(&["reload"]);
+    assert!(!refusal.status.success(), "it says observe, and would enforce");
+    assert!(String::from_utf8_lossy(&refusal.stderr).contains("lock you out"));
+    agent.stop();
+}
+
+#[test]
 fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
