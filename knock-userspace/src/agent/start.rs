@@ -63,7 +63,13 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
     let settings = settings(&keeper.policy, &state, options.trace_kernel);
     let mut detector = Detector::load_among(&compiled, settings, pins.as_ref())?;
     for interface in present.iter().filter(|one| keeper.policy.watches(&one.name)) {
-        attach(&mut detector, &keeper.policy, interface)?;
+        match attach(&mut detector, &keeper.policy, interface) {
+            // It went meanwhile; the event loop hears of it, and of its return.
+            Err(KernelError::UnknownInterface(name)) => {
+                warn!(interface = name, "went while it was being attached to; waiting for it");
+            }
+            result => result?,
+        }
     }
     let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
     for pattern in keeper.policy.awaited(&names) {
