@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
-    command::{cargo, host, print, run},
+    command::{as_root, cargo, host, print, run, target_directory},
     fuzz,
     setup::{self, Group},
 };
@@ -26,6 +26,9 @@ pub(crate) struct Arguments {
 /// Everything on the host: the XDP program has a target of its own.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 
+/// How long `xknockd` is killed, flooded and meddled with.
+const SOAK_MINUTES: &str = "2";
+
 pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     setup::ensure(Group::Test, true)?;
     let mut stages = Stages::default();
@@ -36,6 +39,11 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     let mut totals = Totals::default();
     if outcome.is_ok() {
         outcome = stages.tests(&arguments.filter, &mut totals);
+    }
+    if outcome.is_ok() && arguments.filter.is_empty() {
+        // With the programs of the tests; the seed is drawn and printed.
+        let mut soak = as_root(target_directory().join("debug/soak"));
+        outcome = stages.command("soak", soak.args(["--minutes", SOAK_MINUTES]));
     }
     if outcome.is_ok() && arguments.filter.is_empty() {
         outcome = stages.stage("fuzzing", || fuzz::run_targets(&fuzz::Arguments::short()));

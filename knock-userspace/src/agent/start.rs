@@ -11,7 +11,7 @@ use super::grants::Running;
 use super::keeper::Keeper;
 use super::{AgentError, Options, clock};
 use crate::compile::{Compiled, compile_onto};
-use crate::firewall::{Firewall, Ruleset, Status, TimedGrant};
+use crate::firewall::{Firewall, Ruleset, Status, TimedGrant, Watch};
 use crate::interfaces::{Interface, Interfaces};
 use crate::kernel::{
     AttachedMode, Detector, KernelError, Pins, PinsError, Record, Settings, State,
@@ -25,6 +25,7 @@ use crate::trie::Trie;
 pub(super) struct Started {
     pub detector: Detector,
     pub firewall: Firewall,
+    pub watch: Watch,
     pub ruleset: Ruleset,
     pub interfaces: Interfaces,
     pub keeper: Keeper,
@@ -52,6 +53,8 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
     let compiled = compile_onto(&trie, &policy, &sockets::served()?, state.decoy_seed)?;
 
     let mut firewall = Firewall::open()?;
+    // Before the table is looked at: what others change from here on is put back.
+    let watch = Watch::open(firewall.port()?)?;
     let held = firewall.status()?;
     let mut keeper = Keeper::new(policy, record);
     if keeper.policy.mode == Mode::Enforce {
@@ -90,7 +93,7 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);
-    Ok(Started { detector, firewall, ruleset, interfaces, keeper, state, pins, trial })
+    Ok(Started { detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial })
 }
 
 fn check_privileges() -> Result<(), AgentError> {

@@ -34,6 +34,9 @@ struct Arguments {
     /// Chooses the steps; a new one is drawn and printed if none is given.
     #[arg(long)]
     seed: Option<u64>,
+    /// Only steps whose name contains this.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    only: String,
 }
 
 /// Everything that the steps work with.
@@ -77,12 +80,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if !Kind::any(&arguments.only) {
+        eprintln!("There is no step whose name contains `{}`.", arguments.only);
+        return ExitCode::FAILURE;
+    }
     let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
     let mut number = 0;
     let mut failed = None;
     while failed.is_none() && Instant::now() < end {
         number += 1;
-        failed = soak.step(number).err();
+        failed = soak.step(number, &arguments.only).err();
     }
     let name = "off";
     if failed.is_none() {
@@ -125,8 +132,8 @@ impl Soak {
     }
 
     /// One step and the look after it; on failure what the step was.
-    fn step(&mut self, number: u64) -> Result<(), (String, anyhow::Error)> {
-        let kind = Kind::choose(&mut self.rng);
+    fn step(&mut self, number: u64, only: &str) -> Result<(), (String, anyhow::Error)> {
+        let kind = Kind::choose(&mut self.rng, only);
         *self.tally.steps.entry(kind.name()).or_default() += 1;
         print!("{number:>6}  ");
         let _ = std::io::stdout().flush();

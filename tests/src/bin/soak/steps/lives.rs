@@ -102,10 +102,14 @@ impl Soak {
                 Ok(format!("second interface {how}"))
             }
             6 => {
-                self.world.lab.server.sh("nft flush ruleset");
-                // There is nothing left from which a trial could go on.
-                self.model.trial = None;
-                Ok("nft flush ruleset".to_owned())
+                let change = self.a_change();
+                self.world.lab.server.sh(&format!("nft '{change}'"));
+                // There may be nothing left from which a trial could go on.
+                if self.model.trial.is_some() {
+                    self.world.lab.server.sh("nft flush ruleset");
+                    self.model.trial = None;
+                }
+                Ok(format!("nft {change}"))
             }
             _ => {
                 let good = self.model.plan.toml();

@@ -42,10 +42,16 @@ const KINDS: [Kind; 19] = [
 ];
 
 impl Kind {
-    pub(crate) fn choose(rng: &mut StdRng) -> &'static Self {
-        let all: u32 = KINDS.iter().map(|kind| kind.weight).sum();
-        let mut left = rng.random_range(0..all);
-        for kind in &KINDS {
+    /// Whether there is one whose name contains `only`.
+    pub(crate) fn any(only: &str) -> bool {
+        KINDS.iter().any(|kind| kind.name.contains(only))
+    }
+
+    /// One of those whose names contain `only`, which there must be.
+    pub(crate) fn choose(rng: &mut StdRng, only: &str) -> &'static Self {
+        let kinds = || KINDS.iter().filter(|kind| kind.name.contains(only));
+        let mut left = rng.random_range(0..kinds().map(|kind| kind.weight).sum());
+        for kind in kinds() {
             match left.checked_sub(kind.weight) {
                 Some(rest) => left = rest,
                 None => return kind,

@@ -33,11 +33,12 @@ impl Soak {
         Ok(self.world.asked("status")?["restored"].as_u64().unwrap_or(0))
     }
 
-    fn a_change(&mut self) -> String {
+    /// What somebody may do to the table.
+    pub(super) fn a_change(&mut self) -> String {
         let running: Vec<Grant> = self.model.running(Instant::now()).cloned().collect();
         let element = running.choose(&mut self.rng);
         let set = |source: &IpAddr| if source.is_ipv4() { "open4" } else { "open6" };
-        match (self.rng.random_range(0..10), element) {
+        match (self.rng.random_range(0..11), element) {
             (0..=2, Some((source, service))) => {
                 let (protocol, port) = service.split_once('/').unwrap_or(("tcp", "22"));
                 let set = set(source);
@@ -49,6 +50,11 @@ impl Soak {
             (6, _) => "flush chain inet xknock guard".to_owned(),
             (7, _) => "delete table inet xknock".to_owned(),
             (8, _) => "add element inet xknock open4 { 10.77.0.3 . tcp . 22 timeout 1h }".to_owned(),
+            (9, _) => {
+                // Only a part is left, which cannot be read as a table of the agent.
+                let chains = "flush chain inet xknock guard; flush chain inet xknock check";
+                format!("{chains}; delete chain inet xknock check; delete set inet xknock open4")
+            }
             _ => "flush ruleset".to_owned(),
         }
     }
