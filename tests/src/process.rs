@@ -88,6 +88,17 @@ impl Process {
         }
     }
 
+    /// Waits for the next line, up to `limit`.
+    ///
+    /// # Errors
+    ///
+    /// If none comes in time, or none will come any more.
+    pub fn next_line(&mut self, limit: Duration) -> Result<String, RecvTimeoutError> {
+        let line = self.lines.recv_timeout(limit)?;
+        self.seen.push(line.clone());
+        Ok(line)
+    }
+
     /// Everything that was said so far.
     pub fn seen(&mut self) -> &[String] {
         self.seen.extend(self.lines.try_iter());

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup|build|run|demo|test|fuzz|bench|ci`.
+//! Developer commands: `cargo xtask setup|build|run|demo|test|fuzz|soak|bench|ci`.
 
 mod bench;
 mod build;
@@ -9,6 +9,7 @@ mod kernel;
 mod packages;
 mod run;
 mod setup;
+mod soak;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Arguments),
     /// Give every parser made-up input for a while.
     Fuzz(fuzz::Arguments),
+    /// Let everything happen to an agent at random, and check after each step that it held.
+    Soak(soak::Arguments),
     /// Measure what packets cost and what holds under floods, beside the peers.
     Bench(bench::Arguments),
     /// What continuous integration runs: all of `test`, then `test --kernel 6.1`, from a
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo => demo::demo(),
         Task::Test(arguments) => test::test(&arguments),
         Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
+        Task::Soak(arguments) => soak::soak(&arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::Ci => test::ci(),
     }

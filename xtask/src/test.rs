@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
-    command::{cargo, host, print, run},
+    command::{as_root, cargo, host, print, run, target_directory},
     fuzz, kernel,
     setup::{self, Group},
 };
@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
 
 /// Everything on the host: the XDP program has a target of its own.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
+
+/// How long `xknockd` is killed, flooded and meddled with.
+const SOAK_MINUTES: &str = "2";
 
 pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { filter, kernel, essential } = arguments;
@@ -95,6 +98,9 @@ impl Stages {
     fn everything(&mut self, totals: &mut Totals) -> anyhow::Result<()> {
         self.checks()?;
         self.tests(&[], totals)?;
+        // With the programs of the tests; the seed is drawn and printed.
+        let mut soak = as_root(target_directory().join("debug/soak"));
+        self.command("soak", soak.args(["--minutes", SOAK_MINUTES]))?;
         self.stage("fuzzing", || fuzz::run_targets(&fuzz::Arguments::short()))
     }
 

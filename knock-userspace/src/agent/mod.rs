@@ -82,11 +82,10 @@ pub async fn run(
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), AgentError> {
     let lock = Lock::take(&options.places)?;
-    let Started { mut detector, firewall, ruleset, interfaces, keeper, state, pins, trial } =
+    let Started { mut detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial } =
         start(policy, &options).await?;
     let events = detector.events()?;
     let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
-    let watch = Watch::open(firewall.port()?)?;
     let (outbox, inbox) = mpsc::channel(REQUESTS);
     let control = control::serve(&options.places.socket(), outbox)?;
     confine::confine(&options)?;

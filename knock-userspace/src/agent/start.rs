@@ -11,7 +11,7 @@ use super::grants::Running;
 use super::keeper::Keeper;
 use super::{AgentError, Options, clock};
 use crate::compile::{Compiled, compile_onto};
-use crate::firewall::{Firewall, Ruleset, Status, TimedGrant};
+use crate::firewall::{Firewall, Ruleset, Status, TimedGrant, Watch};
 use crate::interfaces::{Interface, Interfaces};
 use crate::kernel::{
     AttachedMode, Detector, KernelError, Pins, PinsError, Record, Settings, State,
@@ -25,6 +25,7 @@ use crate::trie::Trie;
 pub(super) struct Started {
     pub detector: Detector,
     pub firewall: Firewall,
+    pub watch: Watch,
     pub ruleset: Ruleset,
     pub interfaces: Interfaces,
     pub keeper: Keeper,
@@ -70,6 +71,8 @@ fn go_on(
     let compiled = compile_onto(&trie, &policy, &sockets::served()?, state.decoy_seed)?;
 
     let mut firewall = Firewall::open()?;
+    // Before the table is looked at: what others change from here on is put back.
+    let watch = Watch::open(firewall.port()?)?;
     let held = firewall.status()?;
     let mut keeper = Keeper::new(policy, record);
     if keeper.policy.mode == Mode::Enforce {
@@ -81,7 +84,13 @@ fn go_on(
     let settings = settings(&keeper.policy, &state, options.trace_kernel);
     let mut detector = Detector::load_among(&compiled, settings, pins.as_ref())?;
     for interface in present.iter().filter(|one| keeper.policy.watches(&one.name)) {
-        attach(&mut detector, &keeper.policy, interface)?;
+        match attach(&mut detector, &keeper.policy, interface) {
+            // It went meanwhile; the event loop hears of it, and of its return.
+            Err(KernelError::UnknownInterface(name)) => {
+                warn!(interface = name, "went while it was being attached to; waiting for it");
+            }
+            result => result?,
+        }
     }
     let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
     for pattern in keeper.policy.awaited(&names) {
@@ -102,7 +111,7 @@ fn go_on(
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);
-    Ok(Started { detector, firewall, ruleset, interfaces, keeper, state, pins, trial })
+    Ok(Started { detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial })
 }
 
 fn check_privileges() -> Result<(), AgentError> {

@@ -1,0 +1,74 @@
+//! What is done, at random.
+
+mod knocks;
+mod links;
+mod lives;
+mod look;
+mod owner;
+mod table;
+
+use anyhow::Result;
+use rand::{RngExt as _, rngs::StdRng};
+
+use crate::Soak;
+
+/// One step: its weight, its name, and what it does; it tells what it was in particular.
+pub(crate) struct Kind {
+    weight: u32,
+    name: &'static str,
+    work: fn(&mut Soak) -> Result<String>,
+}
+
+const KINDS: [Kind; 19] = [
+    Kind { weight: 8, name: "knock with xknock", work: Soak::knock_with_client },
+    Kind { weight: 8, name: "knock with frames", work: Soak::knock_with_frames },
+    Kind { weight: 4, name: "knock at the second interface", work: Soak::knock_at_second },
+    Kind { weight: 6, name: "half a knock, then", work: Soak::half_a_knock },
+    Kind { weight: 4, name: "flood", work: Soak::flood },
+    Kind { weight: 4, name: "flood, meanwhile", work: Soak::flood_and_more },
+    Kind { weight: 6, name: "kill", work: Soak::kill_and_restart },
+    Kind { weight: 4, name: "kill in the middle of knocks", work: Soak::kill_among_knocks },
+    Kind { weight: 3, name: "SIGTERM", work: Soak::stop_and_restart },
+    Kind {
+        weight: 3,
+        name: "restarts under a stream of knocks",
+        work: Soak::restarts_under_stream,
+    },
+    Kind { weight: 3, name: "end during start-up", work: Soak::end_during_start },
+    Kind { weight: 8, name: "reload", work: Soak::reload },
+    Kind { weight: 3, name: "reload a wrong config", work: Soak::reload_wrong },
+    Kind { weight: 8, name: "nft", work: Soak::meddle },
+    Kind { weight: 2, name: "nft during start-up", work: Soak::meddle_during_start },
+    Kind { weight: 2, name: "interfaces during start-up", work: Soak::flap_during_start },
+    Kind { weight: 6, name: "second interface", work: Soak::flap },
+    Kind { weight: 6, name: "owner", work: Soak::owner },
+    Kind { weight: 3, name: "try", work: Soak::try_enforcing },
+];
+
+impl Kind {
+    /// Whether there is one whose name contains `only`.
+    pub(crate) fn any(only: &str) -> bool {
+        KINDS.iter().any(|kind| kind.name.contains(only))
+    }
+
+    /// One of those whose names contain `only`, which there must be.
+    pub(crate) fn choose(rng: &mut StdRng, only: &str) -> &'static Self {
+        let kinds = || KINDS.iter().filter(|kind| kind.name.contains(only));
+        let mut left = rng.random_range(0..kinds().map(|kind| kind.weight).sum());
+        for kind in kinds() {
+            match left.checked_sub(kind.weight) {
+                Some(rest) => left = rest,
+                None => return kind,
+            }
+        }
+        unreachable!("the number is below the sum of all weights")
+    }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn run(&self, soak: &mut Soak) -> Result<String> {
+        (self.work)(soak)
+    }
+}

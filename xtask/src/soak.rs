@@ -1,0 +1,34 @@
+//! `cargo xtask soak`.
+
+use crate::{
+    command::{as_root, cargo, exec, run, target_directory},
+    setup::{self, Group},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// For how long.
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Chooses the steps; a new one is drawn and printed if none is given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only steps whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+pub(crate) fn soak(arguments: &Arguments) -> anyhow::Result<()> {
+    setup::ensure(Group::Test, true)?;
+    run(&mut cargo(["build", "--release", "--package", "knock-userspace", "--bins"]))?;
+    run(&mut cargo(["build", "--release", "--package", "knock-tests", "--bin", "soak"]))?;
+    let mut soak = as_root(target_directory().join("release/soak"));
+    soak.args(["--minutes", &arguments.minutes.to_string()]);
+    if let Some(seed) = arguments.seed {
+        soak.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(only) = &arguments.only {
+        soak.args(["--only", only]);
+    }
+    Err(exec(&mut soak))
+}
