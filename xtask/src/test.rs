@@ -155,7 +155,7 @@ fn clippy_for_bpf() -> anyhow::Result<()> {
         command.args(["-Z", "build-std=core"]);
     }
     // Another compiler's files; kept apart so that neither makes the other start over.
-    command.arg("--target-dir").arg(crate::command::target_directory().join("bpf-clippy"));
+    command.arg("--target-dir").arg(target_directory().join("bpf-clippy"));
     command.env("CARGO_ENCODED_RUSTFLAGS", bpf_target_arch());
     run(command.args(["--", "--deny", "warnings"]))
 }
