@@ -69,7 +69,7 @@ fn grants(host: &Host) -> usize {
 fn a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("knocks = \"drop\"", ""));
+    let mut agent = Agent::start(&lab.server, &config("knocks = \"drop\"", "open_for = \"10m\""));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     let (memory, before) = (agent.resident(), wire(&lab));

@@ -13,8 +13,9 @@ use crate::command::{cargo, output, root, run};
 
 /// The package whose test programs meet a kernel.
 const PACKAGE: &str = "knock-tests";
-/// Its one test program that only reads sources.
-const READS_SOURCES: &str = "tidy";
+/// Its test programs that are for the host: one reads sources, the other asks systemd's tools and
+/// boots systemd itself.
+const FOR_THE_HOST: [&str; 2] = ["tidy", "systemd"];
 /// Its test program that meets kernels which are too old, too.
 const KERNEL: &str = "kernel";
 /// Its longest test program: on an emulated machine it takes most of the time.
@@ -80,7 +81,7 @@ impl Programs {
         };
         let mut tests = Vec::new();
         for one in &artifacts {
-            if one.kind == "test" && one.package == PACKAGE && one.name != READS_SOURCES {
+            if one.kind == "test" && one.package == PACKAGE && !FOR_THE_HOST.contains(&&*one.name) {
                 let source = Path::new(&one.source).strip_prefix(root()).unwrap_or(Path::new(""));
                 tests.push(TestProgram {
                     name: one.name.clone(),
