@@ -73,7 +73,8 @@ fn go_on(
     let mut firewall = Firewall::open()?;
     // Before the table is looked at: what others change from here on is put back.
     let watch = Watch::open(firewall.port()?)?;
-    let held = firewall.status()?;
+    let read = firewall.status();
+    let held = read.as_ref().ok().and_then(Option::as_ref);
     let mut keeper = Keeper::new(policy, record);
     if keeper.policy.mode == Mode::Enforce {
         state.confirmed = 0;
@@ -98,16 +99,23 @@ fn go_on(
     }
     detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), present)?;
 
-    let (restore, revoke) = adopt(&mut keeper, held.as_ref())?;
-    let trial = held.as_ref().and_then(|status| status.trial);
+    let (restore, revoke) = adopt(&mut keeper, held)?;
+    let trial = held.and_then(|status| status.trial);
     let mut ruleset = Ruleset::of(&keeper.policy, firewall.conntrack_in_use()?);
     enforce(&mut ruleset, &state, trial);
-    firewall.install(&ruleset, &restore)?;
+    match &read {
+        Ok(_) => firewall.install(&ruleset, &restore)?,
+        // Another tool has left only a part of it. The grants come from the record.
+        Err(error) => {
+            firewall.install_anew(&ruleset, &restore)?;
+            warn!(%error, grants = restore.len(), "the table inet xknock was damaged, and was made anew");
+        }
+    }
     firewall.revoke(&revoke)?;
     for what in detector.settle()? {
         warn!(lost = what, "begun anew, because this program or its config needs other maps");
     }
-    if held.is_none() && !restore.is_empty() {
+    if matches!(read, Ok(None)) && !restore.is_empty() {
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);
