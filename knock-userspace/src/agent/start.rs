@@ -3,6 +3,7 @@
 //! table comes last and in one transaction, and a detector that is not settled takes its
 //! files along.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -272,13 +273,17 @@ fn adopt(
     Ok((restore, revoke))
 }
 
-/// Running grants that the table does not hold, with the time that remains to them.
+/// Running grants that the table does not hold, or not for as long as they run, with the time
+/// that remains to them: an agent that is killed may have written down more than it could do.
 pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
+    /// How far the kernel's clock ticks may be apart, with room to spare.
+    const TICKS: Duration = Duration::from_millis(100);
     let now = clock::since_boot();
-    let held: std::collections::HashSet<_> = in_table.iter().map(|timed| timed.grant).collect();
+    let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.lasts)).collect();
     let lost = keeper.grants.iter().filter(|(grant, running)| {
         let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
-        running.until > now && !held.contains(&canonical)
+        let lasts = held.get(&canonical).map_or(Duration::ZERO, |lasts| *lasts + TICKS);
+        running.until > now + lasts
     });
     lost.map(|(grant, running)| TimedGrant { grant, lasts: running.until - now }).collect()
 }
