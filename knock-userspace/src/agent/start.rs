@@ -67,7 +67,8 @@ fn go_on(
         Some(pins) => Trie::restored(Detector::pinned_edges(pins)?, state.next_node()),
         None => Trie::default(),
     };
-    let mut state = if state.is_new() { fresh_state()? } else { state };
+    let on_record = !state.is_new();
+    let mut state = if on_record { state } else { fresh_state()? };
     let compiled = compile_onto(&trie, &policy, &sockets::served()?, state.decoy_seed)?;
 
     let mut firewall = Firewall::open()?;
@@ -98,7 +99,7 @@ fn go_on(
     }
     detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), present)?;
 
-    let (restore, revoke) = adopt(&mut keeper, held.as_ref())?;
+    let (restore, revoke) = adopt(&mut keeper, held.as_ref(), on_record)?;
     let trial = held.as_ref().and_then(|status| status.trial);
     let mut ruleset = Ruleset::of(&keeper.policy, firewall.conntrack_in_use()?);
     enforce(&mut ruleset, &state, trial);
@@ -235,10 +236,11 @@ fn detach_unwanted(
 }
 
 /// Takes over the grants of the agent before this one: those that the table lacks, to be put
-/// back, and those that no door gives any more, to be ended.
+/// back, and those that no door gives any more, or that nobody has earned, to be ended.
 fn adopt(
     keeper: &mut Keeper,
     held: Option<&Status>,
+    on_record: bool,
 ) -> Result<(Vec<TimedGrant>, Vec<Grant>), AgentError> {
     let now = clock::since_boot();
     for (grant, running) in keeper.recorded(now)? {
@@ -246,10 +248,11 @@ fn adopt(
     }
     let in_table = held.map(|status| status.grants.as_slice()).unwrap_or_default();
     for &TimedGrant { grant, lasts } in in_table {
-        if keeper.grants.until(&grant).is_some() {
+        // What is not on record was put there by somebody else, unless there was none: after an
+        // agent of another layout, or one that could not pin.
+        if on_record || keeper.grants.until(&grant).is_some() {
             continue;
         }
-        // Given by hand, or before there was a record.
         let giver = keeper.policy.doors.iter().find(|door| door.opens.contains(&grant.service));
         let Some(door) = giver.map(crate::policy::Door::id) else { continue };
         keeper.adopt(grant, Running { door, until: now + lasts });
