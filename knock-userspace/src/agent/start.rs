@@ -3,6 +3,7 @@
 //! table comes last and in one transaction, and a detector that is not settled takes its
 //! files along.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -33,6 +34,8 @@ pub(super) struct Started {
     pub pins: Option<Pins>,
     /// When a trial that goes on will end.
     pub trial: Option<Duration>,
+    /// Whether there was nothing before.
+    pub is_first: bool,
 }
 
 pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, AgentError> {
@@ -44,10 +47,13 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
     let present = interfaces.list().await?;
     let (pins, record) = open_record(options)?;
     let is_first = record.state()?.is_new();
-    let started = go_on(policy, options, interfaces, &present, pins.clone(), record);
+    let mut started = go_on(policy, options, interfaces, &present, pins.clone(), record);
     if let (Err(_), true, Some(pins)) = (&started, is_first, pins) {
         // Whatever is in there, this agent put it there. The error before counts more.
         let _ = pins.remove_all();
+    }
+    if let Ok(started) = &mut started {
+        started.is_first = is_first;
     }
     started
 }
@@ -76,7 +82,8 @@ fn go_on(
     let watch = Watch::open(firewall.port()?)?;
     let held = firewall.status()?;
     let mut keeper = Keeper::new(policy, record);
-    if keeper.policy.mode == Mode::Enforce {
+    // The owner has said which it shall be.
+    if keeper.policy.mode == Mode::Enforce || options.observe {
         state.confirmed = 0;
     }
     state.next_node = compiled.trie.next().0;
@@ -112,7 +119,18 @@ fn go_on(
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);
-    Ok(Started { detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial })
+    Ok(Started {
+        detector,
+        firewall,
+        watch,
+        ruleset,
+        interfaces,
+        keeper,
+        state,
+        pins,
+        trial,
+        is_first: false,
+    })
 }
 
 fn check_privileges() -> Result<(), AgentError> {
@@ -255,7 +273,7 @@ fn adopt(
         }
         let giver = keeper.policy.doors.iter().find(|door| door.opens.contains(&grant.service));
         let Some(door) = giver.map(crate::policy::Door::id) else { continue };
-        keeper.adopt(grant, Running { door, until: now + lasts });
+        keeper.adopt(grant, Running { door, until: now.saturating_add(lasts) });
     }
     let mut revoke = keeper.grants.no_longer_allowed(&keeper.policy);
     for grant in &revoke {
@@ -267,14 +285,19 @@ fn adopt(
     Ok((restore, revoke))
 }
 
-/// Running grants that the table does not hold, with the time that remains to them.
+/// Running grants that the table does not hold, or holds for longer than they run, with the
+/// time that remains to them.
 pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
+    /// Between two clocks, and between asking one and the other.
+    const TOLERANCE: Duration = Duration::from_secs(2);
     let now = clock::since_boot();
-    let held: std::collections::HashSet<_> = in_table.iter().map(|timed| timed.grant).collect();
-    let lost = keeper.grants.iter().filter(|(grant, running)| {
+    let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.lasts)).collect();
+    let right = |grant: &Grant, running: &Running| {
         let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
-        running.until > now && !held.contains(&canonical)
-    });
+        held.get(&canonical).is_some_and(|lasts| *lasts <= running.until - now + TOLERANCE)
+    };
+    let running = keeper.grants.iter().filter(|(_, running)| running.until > now);
+    let lost = running.filter(|(grant, running)| !right(grant, running));
     lost.map(|(grant, running)| TimedGrant { grant, lasts: running.until - now }).collect()
 }
 
