@@ -160,9 +160,9 @@ impl Store for Maps {
 
     #[inline(always)]
     fn transition(&self, edge: &Edge) -> Option<Transition> {
-        // SAFETY: transitions are plain integers. One that the agent replaces
-        // meanwhile may be read in part old, in part new; the agent never changes the
-        // value of an edge in place.
+        // SAFETY: transitions are plain integers. The kernel may give the place of one that the
+        // agent replaces or deletes to another; before that happens, the agent waits until no
+        // packet is under way that could be reading it.
         unsafe { TRIE.get(edge) }.copied()
     }
 

@@ -9,6 +9,7 @@ use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// One interface as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +60,8 @@ pub struct Interfaces {
     /// Something, for each message of the kernel.
     news: BoxStream<'static, ()>,
     connection: JoinHandle<()>,
-    /// Something came of which nobody has been told yet.
-    pending: bool,
+    /// Something came, and whoever waits is told at this moment.
+    tell_at: Option<Instant>,
 }
 
 impl Interfaces {
@@ -73,7 +74,7 @@ impl Interfaces {
         let (connection, handle, news) =
             rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
         let news = news.map(|_| ()).boxed();
-        Ok(Self { handle, news, connection: tokio::spawn(connection), pending: false })
+        Ok(Self { handle, news, connection: tokio::spawn(connection), tell_at: None })
     }
 
     /// All interfaces as they are now.
@@ -114,15 +115,18 @@ impl Interfaces {
     pub async fn changed(&mut self) -> Result<(), InterfaceError> {
         /// A host that starts a container changes several interfaces at once.
         const TOGETHER: Duration = Duration::from_millis(5);
-        if !self.pending {
-            self.news.next().await.ok_or(InterfaceError::Ended)?;
-            self.pending = true;
-        }
-        tokio::time::sleep(TOGETHER).await;
+        let tell_at = match self.tell_at {
+            Some(tell_at) => tell_at,
+            None => {
+                self.news.next().await.ok_or(InterfaceError::Ended)?;
+                *self.tell_at.insert(Instant::now() + TOGETHER)
+            }
+        };
+        tokio::time::sleep_until(tell_at).await;
         while let Some(message) = self.news.next().now_or_never() {
             message.ok_or(InterfaceError::Ended)?;
         }
-        self.pending = false;
+        self.tell_at = None;
         Ok(())
     }
 }

@@ -21,7 +21,9 @@ impl Session {
     /// and port (ssh(1)).
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
-        let client: IpAddr = words.next()?.parse().ok()?;
+        // A link-local address has its interface behind it.
+        let client = words.next()?.split('%').next()?;
+        let client: IpAddr = client.parse().ok()?;
         let (_client_port, _server) = (words.next()?, words.next()?);
         let port = words.next()?.parse().ok()?;
         Some(Self { client: client.to_canonical(), port })
@@ -90,6 +92,8 @@ mod tests {
         assert_eq!((v4.client, v4.port), ([198, 51, 100, 7].into(), 22));
         let mapped = session("::ffff:198.51.100.7 50022 ::ffff:192.0.2.1 2222");
         assert_eq!((mapped.client, mapped.port), ([198, 51, 100, 7].into(), 2222));
+        let local = session("fe80::7%eth0 50022 fe80::1%eth0 22");
+        assert_eq!((local.client, local.port), ("fe80::7".parse().unwrap(), 22));
         for text in ["", "UNKNOWN", "198.51.100.7 1 192.0.2.1", "198.51.100.7 1 192.0.2.1 ssh"] {
             assert_eq!(Session::parse(text), None, "{text:?}");
         }

@@ -45,6 +45,8 @@ pub struct Options {
     pub trace_kernel: bool,
     /// Remove everything when the agent stops.
     pub clean: bool,
+    /// Observe, whatever was confirmed before.
+    pub observe: bool,
     /// Reads the config again; what is wrong with it, if it is wrong.
     pub reread: Box<dyn FnMut() -> Result<Policy, String>>,
     /// Files and folders that reading it again takes.
@@ -82,13 +84,21 @@ pub async fn run(
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), AgentError> {
     let lock = Lock::take(&options.places)?;
-    let Started { mut detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial } =
-        start(policy, &options).await?;
-    let events = detector.events()?;
-    let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
-    let (outbox, inbox) = mpsc::channel(REQUESTS);
-    let control = control::serve(&options.places.socket(), outbox)?;
-    confine::confine(&options)?;
+    let mut started = start(policy, &options).await?;
+    let ends = match open_ends(&mut started.detector, &options) {
+        Ok(ends) => ends,
+        Err(error) => {
+            if started.is_first {
+                // Ports must not stay closed that no agent could open.
+                take_back(started);
+            }
+            return Err(error);
+        }
+    };
+    let Started {
+        detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial, ..
+    } = started;
+    let Ends { events, trace, control, inbox } = ends;
     info!(
         interfaces = keeper.policy.interfaces.join(","),
         mode = %keeper.policy.mode,
@@ -108,6 +118,7 @@ pub async fn run(
         pins,
         trial,
         restored: 0,
+        restore_at: None,
         options,
         supervisor: Supervisor::new(),
         complained: HashSet::new(),
@@ -121,6 +132,35 @@ pub async fn run(
     control.end().await;
     agent.stop(lock).await;
     result
+}
+
+/// What opens once detector and table are in place.
+struct Ends {
+    events: Events,
+    trace: Option<Trace>,
+    control: control::Server,
+    inbox: control::Inbox,
+}
+
+fn open_ends(detector: &mut Detector, options: &Options) -> Result<Ends, AgentError> {
+    let events = detector.events()?;
+    let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
+    let (outbox, inbox) = mpsc::channel(REQUESTS);
+    let control = control::serve(&options.places.socket(), outbox)?;
+    confine::confine(options)?;
+    Ok(Ends { events, trace, control, inbox })
+}
+
+/// Undoes a start.
+fn take_back(started: Started) {
+    let Started { detector, mut firewall, pins, keeper, .. } = started;
+    if let Err(error) = firewall.remove() {
+        error!(%error, "the table could not be removed");
+    }
+    drop((detector, keeper));
+    if let Some(Err(error)) = pins.map(|pins| pins.remove_all()) {
+        error!(%error, "what is pinned could not be removed");
+    }
 }
 
 /// Where things come from that happen.
@@ -151,6 +191,8 @@ struct Agent {
     trial: Option<Duration>,
     /// How often the table was restored.
     restored: u64,
+    /// When to do that once more, counted from boot.
+    restore_at: Option<Duration>,
     options: Options,
     supervisor: Supervisor,
     /// Interface and foreign program of which the log has been told.
@@ -176,7 +218,8 @@ impl Agent {
         let mut jumps = Jumps::open()?;
         loop {
             let full = self.keeper.pending.len() >= WAITING;
-            let trial_left = self.trial.map(|end| end.saturating_sub(clock::since_boot()));
+            let until = |end: Duration| end.saturating_sub(clock::since_boot());
+            let (trial_left, restore_in) = (self.trial.map(until), self.restore_at.map(until));
             let happened = tokio::select! {
                 signal = sources.signals.recv() => Happened::Signal(signal),
                 result = sources.events.read(BATCH, |event| self.keeper.take(event)), if !full => {
@@ -199,6 +242,10 @@ impl Agent {
                 () = self.supervisor.watchdog() => Happened::Handled,
                 jumped = jumps.next() => { jumped?; Happened::Jumped }
                 () = sleep(trial_left) => Happened::TrialOver,
+                () = sleep(restore_in) => {
+                    self.restore_at = None;
+                    Happened::Changed(crate::firewall::Culprit::default())
+                }
                 result = traced(&mut sources.trace) => { result?; Happened::Handled }
             };
             match happened {

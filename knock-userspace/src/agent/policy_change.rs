@@ -78,12 +78,6 @@ impl Agent {
         }
         let compiled = start::compile_for(self.detector.trie(), &policy, &self.state)?;
         let settings = start::settings(&policy, &self.state, self.options.trace_kernel);
-        // Whatever may fail comes before anything has changed.
-        let next = if self.detector.can_become(&compiled, settings) {
-            None
-        } else {
-            Some(Detector::load_among(&compiled, settings, self.pins.as_ref())?)
-        };
         let mut state = self.state;
         state.next_node = compiled.trie.next().0;
         if policy.mode == Mode::Enforce {
@@ -96,32 +90,60 @@ impl Agent {
         let left = trial.map(|end| end.saturating_sub(clock::since_boot()));
         start::enforce(&mut ruleset, &state, left);
         self.keeper.record.set_state(state)?;
-        self.install(ruleset).await?;
-
+        let next = if self.detector.can_become(&compiled, settings) {
+            None
+        } else {
+            Some(Detector::load_among(&compiled, settings, self.pins.as_ref()))
+        };
+        let ready = match &next {
+            Some(Err(_)) => Ok(()),
+            _ => self.install(ruleset).await,
+        };
+        let next = match (next.transpose(), ready) {
+            (Ok(next), Ok(())) => next,
+            (next, ready) => {
+                // The old policy stays, also in the maps that both programs share.
+                self.detector.reassert()?;
+                next?;
+                ready?;
+                None
+            }
+        };
         self.state = state;
         self.trial = trial;
         self.keeper.set_policy(policy);
-        match next {
-            None => self.detector.update(&compiled)?,
-            Some(mut next) => {
-                next.take_over(&mut self.detector)?;
-                for what in next.settle()? {
-                    warn!(lost = what, "begun anew, because the config needs other maps");
-                }
-                sources.events = next.events()?;
-                if self.options.trace_kernel {
-                    sources.trace = Some(next.trace()?);
-                }
-                self.detector = next;
-            }
+        let lost = self.keeper.grants.no_longer_allowed(&self.keeper.policy);
+        let applied = match next {
+            None => self.detector.update(&compiled).map_err(AgentError::from),
+            Some(next) => self.become_program(next, sources),
+        };
+        if let Err(error) = applied {
+            // The table is the new policy's already, so to go back would open and close at random.
+            error!(%error, "the new policy holds, but the detector could not follow in all");
         }
         self.attach_as_wanted(&present);
         let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
         for pattern in self.keeper.policy.awaited(&names) {
             warn!(interface = pattern, "not there yet; waiting for it");
         }
-        let lost = self.keeper.grants.no_longer_allowed(&self.keeper.policy);
-        self.revoke(&lost).await?;
+        if let Err(error) = self.revoke(&lost).await {
+            error!(%error, "grants of doors that are gone could not be ended in the table");
+            self.restore_soon();
+        }
         Ok(lost.len())
+    }
+
+    /// Lets another program take over from the one that runs.
+    fn become_program(&mut self, next: Detector, sources: &mut Sources) -> Result<(), AgentError> {
+        let mut before = std::mem::replace(&mut self.detector, next);
+        self.detector.take_over(&mut before)?;
+        for what in self.detector.settle()? {
+            warn!(lost = what, "begun anew, because the config needs other maps");
+        }
+        sources.events = self.detector.events()?;
+        if self.options.trace_kernel {
+            sources.trace = Some(self.detector.trace()?);
+        }
+        Ok(())
     }
 }

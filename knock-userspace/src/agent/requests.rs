@@ -9,6 +9,7 @@ use crate::control::{
     Status, Try,
 };
 use crate::firewall::{Ruleset, Tracking};
+use crate::kernel::State;
 use crate::policy::{self, Mode};
 
 /// How long a door may be opened by hand.
@@ -181,12 +182,15 @@ impl Agent {
             return Err(Problem::new(Fault::Request, what));
         }
         self.refuse_lockout(&self.keeper.policy, caller)?;
-        let mut state = self.state;
-        state.confirmed = 1;
+        let state = State { confirmed: 1, ..self.state };
         self.keeper.record.set_state(state).map_err(failed)?;
-        self.state = state;
         let ruleset = Ruleset { mode: Mode::Enforce, trial: None, ..self.ruleset.clone() };
-        self.install(ruleset).await.map_err(failed)?;
+        if let Err(error) = self.install(ruleset).await {
+            // The trial ends as it would have; the next agent must not go on with it.
+            self.keeper.record.set_state(self.state).map_err(failed)?;
+            return Err(failed(error));
+        }
+        self.state = state;
         self.trial = None;
         tracing::warn!("the trial was confirmed: enforcing");
         Ok(done(

@@ -35,11 +35,19 @@ impl Agent {
                     return;
                 }
                 Err(error) if attempt == TRIES => {
-                    error!(by = %culprit, %error, "the table was changed and cannot be restored: ports may be open");
+                    error!(by = %culprit, %error, "the table was changed and cannot be restored: ports may be open; trying again");
+                    self.restore_soon();
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
+    }
+
+    /// Has the table looked at once more, in a while.
+    pub(super) fn restore_soon(&mut self) {
+        /// Long enough not to keep a kernel busy that has no memory left.
+        const SOON: Duration = Duration::from_millis(500);
+        self.restore_at = Some(clock::since_boot() + SOON);
     }
 
     /// How many grants were missing.

@@ -34,6 +34,8 @@ pub(super) struct Started {
     pub pins: Option<Pins>,
     /// When a trial that goes on will end.
     pub trial: Option<Duration>,
+    /// Whether there was nothing before.
+    pub is_first: bool,
 }
 
 pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, AgentError> {
@@ -45,10 +47,13 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
     let present = interfaces.list().await?;
     let (pins, record) = open_record(options)?;
     let is_first = record.state()?.is_new();
-    let started = go_on(policy, options, interfaces, &present, pins.clone(), record);
+    let mut started = go_on(policy, options, interfaces, &present, pins.clone(), record);
     if let (Err(_), true, Some(pins)) = (&started, is_first, pins) {
         // Whatever is in there, this agent put it there. The error before counts more.
         let _ = pins.remove_all();
+    }
+    if let Ok(started) = &mut started {
+        started.is_first = is_first;
     }
     started
 }
@@ -68,7 +73,8 @@ fn go_on(
         Some(pins) => Trie::restored(Detector::pinned_edges(pins)?, state.next_node()),
         None => Trie::default(),
     };
-    let mut state = if state.is_new() { fresh_state()? } else { state };
+    let on_record = !state.is_new();
+    let mut state = if on_record { state } else { fresh_state()? };
     let compiled = compile_onto(&trie, &policy, &sockets::served()?, state.decoy_seed)?;
 
     let mut firewall = Firewall::open()?;
@@ -77,7 +83,8 @@ fn go_on(
     let read = firewall.status();
     let held = read.as_ref().ok().and_then(Option::as_ref);
     let mut keeper = Keeper::new(policy, record);
-    if keeper.policy.mode == Mode::Enforce {
+    // The owner has said which it shall be.
+    if keeper.policy.mode == Mode::Enforce || options.observe {
         state.confirmed = 0;
     }
     state.next_node = compiled.trie.next().0;
@@ -100,7 +107,7 @@ fn go_on(
     }
     detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), present)?;
 
-    let (restore, revoke) = adopt(&mut keeper, held)?;
+    let (restore, revoke) = adopt(&mut keeper, held, on_record)?;
     let trial = held.and_then(|status| status.trial);
     let mut ruleset = Ruleset::of(&keeper.policy, firewall.conntrack_in_use()?);
     enforce(&mut ruleset, &state, trial);
@@ -120,7 +127,18 @@ fn go_on(
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);
-    Ok(Started { detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial })
+    Ok(Started {
+        detector,
+        firewall,
+        watch,
+        ruleset,
+        interfaces,
+        keeper,
+        state,
+        pins,
+        trial,
+        is_first: false,
+    })
 }
 
 fn check_privileges() -> Result<(), AgentError> {
@@ -244,10 +262,11 @@ fn detach_unwanted(
 }
 
 /// Takes over the grants of the agent before this one: those that the table lacks, to be put
-/// back, and those that no door gives any more, to be ended.
+/// back, and those that no door gives any more, or that nobody has earned, to be ended.
 fn adopt(
     keeper: &mut Keeper,
     held: Option<&Status>,
+    on_record: bool,
 ) -> Result<(Vec<TimedGrant>, Vec<Grant>), AgentError> {
     let now = clock::since_boot();
     for (grant, running) in keeper.recorded(now)? {
@@ -255,13 +274,14 @@ fn adopt(
     }
     let in_table = held.map(|status| status.grants.as_slice()).unwrap_or_default();
     for &TimedGrant { grant, lasts } in in_table {
-        if keeper.grants.until(&grant).is_some() {
+        // What is not on record was put there by somebody else, unless there was none: after an
+        // agent of another layout, or one that could not pin.
+        if on_record || keeper.grants.until(&grant).is_some() {
             continue;
         }
-        // Given by hand, or before there was a record.
         let giver = keeper.policy.doors.iter().find(|door| door.opens.contains(&grant.service));
         let Some(door) = giver.map(crate::policy::Door::id) else { continue };
-        keeper.adopt(grant, Running { door, until: now + lasts });
+        keeper.adopt(grant, Running { door, until: now.saturating_add(lasts) });
     }
     let mut revoke = keeper.grants.no_longer_allowed(&keeper.policy);
     for grant in &revoke {
@@ -273,18 +293,22 @@ fn adopt(
     Ok((restore, revoke))
 }
 
-/// Running grants that the table does not hold, or not for as long as they run, with the time
-/// that remains to them: an agent that is killed may have written down more than it could do.
+/// Running grants that the table does not hold, or for another time than they run, with the
+/// time that remains to them. An agent that is killed may have written down more than it could
+/// do yet.
 pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
-    /// How far the kernel's clock ticks may be apart, with room to spare.
-    const TICKS: Duration = Duration::from_millis(100);
+    /// Between two clocks: the table was asked before, so it seems to give more.
+    const LESS: Duration = Duration::from_millis(100);
+    const MORE: Duration = Duration::from_secs(2);
     let now = clock::since_boot();
     let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.lasts)).collect();
-    let lost = keeper.grants.iter().filter(|(grant, running)| {
+    let right = |grant: &Grant, running: &Running| {
         let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
-        let lasts = held.get(&canonical).map_or(Duration::ZERO, |lasts| *lasts + TICKS);
-        running.until > now + lasts
-    });
+        let left = running.until - now;
+        held.get(&canonical).is_some_and(|&lasts| left <= lasts + LESS && lasts <= left + MORE)
+    };
+    let running = keeper.grants.iter().filter(|(_, running)| running.until > now);
+    let lost = running.filter(|(grant, running)| !right(grant, running));
     lost.map(|(grant, running)| TimedGrant { grant, lasts: running.until - now }).collect()
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::grants::Earned;
+use super::grants::{Earned, Running};
 use super::{Agent, BATCH, clock};
 use crate::firewall::{Firewall, FirewallError, TimedGrant};
 use crate::policy::Grant;
@@ -44,6 +44,10 @@ impl Agent {
             // It is being restored, and what is on record comes with it.
             Err(FirewallError::NoTable) => {}
             Err(error) => {
+                if !matches!(error, FirewallError::Refused { .. }) {
+                    // Nobody knows what the kernel has made of it.
+                    self.restore_soon();
+                }
                 self.keeper.journal.failed(earned.len(), &error);
                 for one in earned.into_iter().rev() {
                     self.keeper.take_back(one);
@@ -119,18 +123,22 @@ impl Agent {
     /// Ends grants before their time, in the table too.
     pub(super) async fn revoke(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
         self.flush().await;
-        self.firewall().await.revoke(grants)?;
+        // Out of the record first: whoever is killed now must not bring them back.
         for grant in grants {
             self.keeper.end(*grant);
             if let Some(timer) = self.timers.remove(grant) {
                 self.ends.remove(&timer);
             }
         }
-        Ok(())
+        match self.firewall().await.revoke(grants) {
+            // It is being restored, without them.
+            Err(FirewallError::NoTable) => Ok(()),
+            result => result,
+        }
     }
 
     /// The kernel's timeouts stand still while the host sleeps. A grant whose time was over
-    /// meanwhile ends now.
+    /// meanwhile ends now, and the others get the time that remains to them.
     pub(super) async fn after_jump(&mut self) {
         let now = clock::since_boot();
         let over = self.keeper.grants.iter().filter(|(_, running)| running.until <= now);
@@ -139,6 +147,15 @@ impl Agent {
             && let Err(error) = self.revoke(&over).await
         {
             tracing::error!(%error, "grants whose time is over could not be ended");
+        }
+        let left = |(grant, running): (Grant, Running)| TimedGrant {
+            grant,
+            lasts: running.until.saturating_sub(now),
+        };
+        let running: Vec<_> = self.keeper.grants.iter().map(left).collect();
+        if let Err(error) = self.firewall().await.grant(&running) {
+            tracing::error!(%error, "grants may outlive their time by as long as the host slept");
+            self.restore_soon();
         }
         self.set_all_timers();
     }

@@ -51,7 +51,9 @@ pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
     let mut grants = Vec::new();
     for set in [sets::OPEN4, sets::OPEN6] {
         grants.extend(elements(socket, &set)?.iter().filter_map(|element| {
-            Some(TimedGrant { grant: sets::grant_of(&element.key)?, lasts: element.lasts? })
+            // One without a time-out is not ours, and lasts for ever.
+            let lasts = element.lasts.unwrap_or(Duration::MAX);
+            Some(TimedGrant { grant: sets::grant_of(&element.key)?, lasts })
         }));
     }
     grants.sort_unstable_by_key(|timed| timed.grant);

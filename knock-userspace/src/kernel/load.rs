@@ -30,6 +30,9 @@ const TRIE: &str = "TRIE";
 /// Fewest edges that the trie has room for, so that a reload can add doors in place.
 const MIN_EDGES: u32 = 1 << 10;
 
+/// How often a change waits for packets under way, each for some milliseconds.
+const MOST_WAITS: usize = 64;
+
 /// Maps that outlive the agent, and what is lost when one must be made anew.
 const PINNED: [(&str, &str); 6] = [
     (TRIE, ""),
@@ -62,6 +65,8 @@ pub struct Detector {
     pins: Option<Pins>,
     /// Files made for this program, which nobody needs if it does not get to run.
     made: Vec<PathBuf>,
+    /// Whether it is the program now.
+    settled: bool,
     reset: Vec<&'static str>,
 }
 
@@ -157,11 +162,13 @@ impl Detector {
             links: BTreeMap::new(),
             pins: pins.cloned(),
             made,
+            settled: false,
             reset,
         };
+        // The likeliest to fail comes before the maps are touched that others work with.
+        detector.load_program()?;
         let held = Trie::restored(detector.edges()?, compiled.trie.next());
         detector.fill(held.change_to(&compiled.trie), compiled)?;
-        detector.load_program()?;
         give_back_memory();
         Ok(detector)
     }
@@ -222,8 +229,13 @@ impl Detector {
         let trie = self.ebpf.map_mut(TRIE).ok_or(KernelError::Missing(TRIE))?;
         let mut trie: HashMap<&mut MapData, Edge, Transition> =
             trie.try_into().map_err(KernelError::map(TRIE))?;
-        for (edge, transition) in change.replace {
+        let waits = change.replace.len().div_ceil(MOST_WAITS).max(1);
+        for (number, (edge, transition)) in change.replace.into_iter().enumerate() {
             trie.insert(edge, transition, 0).map_err(KernelError::map(TRIE))?;
+            if number % waits == 0 {
+                // The kernel gives the place of the old value to the next one.
+                wait_for_packets_under_way();
+            }
         }
         self.stale.extend(change.delete);
         self.trie = compiled.trie.clone();
@@ -252,6 +264,26 @@ impl Detector {
     /// If a map cannot be written.
     pub fn update(&mut self, compiled: &Compiled) -> Result<(), KernelError> {
         self.fill(self.trie.change_to(&compiled.trie), compiled)?;
+        self.settle()?;
+        Ok(())
+    }
+
+    /// Makes the trie's map hold again what this program expects, after another one was loaded
+    /// that did not get to run.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read or written.
+    pub fn reassert(&mut self) -> Result<(), KernelError> {
+        let held = Trie::restored(self.edges()?, self.trie.next());
+        let change = held.change_to(&self.trie);
+        let trie = self.ebpf.map_mut(TRIE).ok_or(KernelError::Missing(TRIE))?;
+        let mut trie: HashMap<&mut MapData, Edge, Transition> =
+            trie.try_into().map_err(KernelError::map(TRIE))?;
+        for (edge, transition) in change.insert.into_iter().chain(change.replace) {
+            trie.insert(edge, transition, 0).map_err(KernelError::map(TRIE))?;
+        }
+        self.stale.extend(change.delete);
         self.settle()?;
         Ok(())
     }
@@ -298,7 +330,7 @@ impl Detector {
             let path = pins.link(index);
             let pinned = link.pin(&path);
             link = pinned.map_err(|source| KernelError::Pin { what: "a link", source })?.into();
-            if self.is_unsettled() {
+            if !self.settled {
                 self.made.push(path);
             }
         }
@@ -356,10 +388,6 @@ impl Detector {
         }
     }
 
-    const fn is_unsettled(&self) -> bool {
-        !self.made.is_empty()
-    }
-
     /// This program is the one now: what the one before needed goes, and what is pinned stays
     /// when this value is dropped. Returns what was lost on the way, in words.
     ///
@@ -388,6 +416,7 @@ impl Detector {
             }
         }
         self.made.clear();
+        self.settled = true;
         lost.dedup();
         Ok(lost)
     }

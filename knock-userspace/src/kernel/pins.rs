@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use knock_common::LAYOUT;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
+use nix::unistd::{chown, getegid, geteuid};
+use tracing::warn;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -82,6 +84,7 @@ impl Pins {
         for folder in [pins.layout(), pins.links()] {
             make_folder(&folder)?;
         }
+        pins.own();
         for path in files(&pins.layout())? {
             if path.to_string_lossy().ends_with(NEW) {
                 // Left by an agent that was killed half-way.
@@ -89,6 +92,20 @@ impl Pins {
             }
         }
         Ok(pins)
+    }
+
+    /// Makes all of it this user's, as far as that is not so and can be done: an agent of another
+    /// user may have been here before, and this one will soon have no right to its files.
+    fn own(&self) {
+        let (user, group) = (geteuid(), getegid());
+        let folders = [self.folder.clone(), self.layout(), self.links()];
+        let files = folders[1..].iter().flat_map(|folder| files(folder).unwrap_or_default());
+        for path in folders.iter().cloned().chain(files) {
+            let foreign = fs::metadata(&path).is_ok_and(|found| found.uid() != user.as_raw());
+            if foreign && let Err(error) = chown(&path, Some(user), Some(group)) {
+                warn!(path = %path.display(), %error, "belongs to another user");
+            }
+        }
     }
 
     /// The same folder, if an agent has left something in it; nothing is made.

@@ -124,7 +124,8 @@ fn knocks_that_come_faster_than_they_are_read_count_with_their_next_step() {
     let lab = Lab::new();
     // However long this machine takes while the agent sleeps.
     let top = "knocks = \"drop\"\nmax_sources = 524288\nlate_grants = \"10m\"";
-    let mut agent = Agent::start(&lab.server, &config(top, "open_for = \"10m\""));
+    let door = "open_for = \"10m\"\nwithin = \"2m\"";
+    let mut agent = Agent::start(&lab.server, &config(top, door));
     // The ring buffer holds 52,428 completed knocks.
     agent.process().signal(Signal::SIGSTOP);
     deliver(&lab, CLIENTS, &[A, B, C]);

@@ -87,6 +87,18 @@ fn grants_come_back_with_their_time_after_a_flush_that_no_agent_saw() {
     assert!(left.contains("9m") && !left.contains("10m"), "not given anew: {left}");
 }
 
+#[test]
+fn what_somebody_else_put_into_the_table_meanwhile_is_no_grant() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let config = Agent::start(&lab.server, &config("", LONG)).kill();
+    let element = "{ 10.77.0.3 . tcp . 22 timeout 1h }";
+    lab.server.sh(&format!("nft 'add element inet xknock open4 {element}'"));
+    assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
+    let _next = Agent::start_again(&lab.server, config);
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+}
+
 /// Sends whole knocks, each from another source, until told to stop; how many.
 fn stream_of_knocks(lab: &Lab, stop: &AtomicBool, sent: &AtomicU8) {
     const SEQUENCE: [Step; 3] = [

@@ -42,7 +42,13 @@ pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> 
             places,
             trace_kernel: flags.trace_kernel,
             clean: flags.clean,
-            config: path.iter().filter_map(|path| std::path::absolute(path).ok()).collect(),
+            observe: args.observe,
+            // Where it is, and where it really is if it is a link.
+            config: path
+                .iter()
+                .flat_map(|path| [std::path::absolute(path), path.canonicalize()])
+                .flatten()
+                .collect(),
             reread: Box::new(move || {
                 let Some(path) = &path else { return Ok(unconfigured.clone()) };
                 let mut policy = policy::read(path).map_err(|error| error.to_string())?;
