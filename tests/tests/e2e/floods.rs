@@ -122,7 +122,7 @@ fn a_knock_opens_while_the_flood_goes_on() {
 fn knocks_that_come_faster_than_they_are_read_count_with_their_next_step() {
     const CLIENTS: u32 = 60_000;
     let lab = Lab::new();
-    let top = "knocks = \"drop\"\nmax_sources = 524288";
+    let top = "knocks = \"drop\"\nmax_sources = 524288\nlate_grants = \"5m\"";
     let mut agent = Agent::start(&lab.server, &config(top, "within = \"5m\"\nopen_for = \"10m\""));
     // The ring buffer holds 52,428 completed knocks.
     agent.process().signal(Signal::SIGSTOP);
