@@ -10,6 +10,7 @@ mod events;
 mod features;
 mod figures;
 mod jumps;
+mod links;
 mod load;
 mod pins;
 mod privileges;
