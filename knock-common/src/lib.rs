@@ -17,9 +17,11 @@ pub mod event;
 pub mod first;
 pub mod packet;
 pub mod progress;
+pub mod sealed;
 pub mod sequence;
 #[cfg(any(test, feature = "simulate"))]
 pub mod simulate;
+pub mod siphash;
 mod slots;
 pub mod source;
 pub mod traffic;

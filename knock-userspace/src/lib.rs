@@ -20,6 +20,8 @@ pub mod firewall;
 pub mod interfaces;
 #[cfg(feature = "agent")]
 pub mod kernel;
+#[cfg(feature = "keys")]
+pub mod keys;
 #[cfg(feature = "agent")]
 pub mod lock;
 #[cfg(feature = "agent")]
