@@ -117,7 +117,7 @@ fn rolling_steps_are_those_of_the_vectors() {
             vector;
         let ports = Ports::new(low..=high, without).expect("ports");
         let rolling = Rolling { ports, steps, mixed };
-        let steps = Roller::new(&secret(&text)).steps(&door, slot, &rolling);
+        let steps = Roller::shared(&secret(&text)).steps(&door, slot, &rolling);
         let steps: Vec<_> = steps.iter().map(ToString::to_string).collect();
         assert_eq!(steps, made, "{door} in slot {slot}");
     }

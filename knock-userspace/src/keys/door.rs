@@ -1,7 +1,9 @@
 //! A door as a key knows it. It is written the same way in key files and in lines:
 //!
-//!     ssh:sealed:62201:seen:30:tcp/22
-//!     web:rolling:20000-32767:22000,25000:5:udp:30:tcp/443,tcp/80
+//! ```text
+//! ssh:sealed:62201:seen:30:tcp/22
+//! web:rolling:20000-32767:22000,25000:5:udp:30:tcp/443,tcp/80
+//! ```
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,9 @@
 //! The line that carries a key to its device:
 //!
-//!     xknock://HOST?v=1&key=NAME&id=ID&secret=SECRET[&server=PUBLIC]&made=SECONDS
-//!         [&until=SECONDS]&door=DOOR[&door=DOOR ...]&sum=CHECKSUM
+//! ```text
+//! xknock://HOST?v=1&key=NAME&id=ID&secret=SECRET[&server=PUBLIC]&made=SECONDS
+//!     [&until=SECONDS]&door=DOOR[&door=DOOR ...]&sum=CHECKSUM
+//! ```
 //!
 //! There is one way to write each, so what can be read prints as it was.
 

@@ -13,8 +13,8 @@ use knock_common::sequence::{Protocol, Step};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::Secret;
 use super::derive::{Label, derive};
+use super::{Credential, Secret};
 
 /// Length of a slot.
 pub const SLOT: Duration = Duration::from_secs(30);
@@ -148,8 +148,17 @@ impl Roller {
     /// Steps further apart than this are no neighbours, which the detector takes for decoys.
     const APART: u16 = 8;
 
+    /// For a device with this key; a key pair makes no sequences, because the host would
+    /// have to hold all that makes them.
+    pub fn new(credential: &Credential) -> Option<Self> {
+        match credential {
+            Credential::Shared(secret) => Some(Self::shared(secret)),
+            Credential::Public { .. } => None,
+        }
+    }
+
     /// For the key with this secret.
-    pub fn new(secret: &Secret) -> Self {
+    pub fn shared(secret: &Secret) -> Self {
         let key = derive(secret.expose(), Label::Rolling, &[]);
         // RFC 2104: a key shorter than a block is filled up with zeros.
         let mut block = Zeroizing::new([0; 64]);
@@ -249,7 +258,7 @@ mod tests {
             mut secret: [u8; 32], door in "[a-z]{1,20}", slot: u64, mixed: bool,
         ) {
             let rolling = rolling(mixed);
-            let roller = Roller::new(&Secret::take(&mut secret));
+            let roller = Roller::shared(&Secret::take(&mut secret));
             let steps = roller.steps(&door, slot, &rolling);
             prop_assert_eq!(steps.len(), 5);
             for step in &steps {
@@ -276,7 +285,7 @@ mod tests {
     fn every_port_is_as_likely_as_the_others() {
         let ports = Ports::new(30_000..=31_100, [30_500]).unwrap();
         let rolling = Rolling { ports, steps: 5, mixed: false };
-        let roller = Roller::new(&Secret::take(&mut [7; 32]));
+        let roller = Roller::shared(&Secret::take(&mut [7; 32]));
         let mut seen = [0u32; 1101];
         for slot in 0..44_000 {
             for step in roller.steps("ssh", slot, &rolling) {
