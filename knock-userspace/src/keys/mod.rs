@@ -21,7 +21,7 @@ pub use door::{Addresses, DoorError, DoorTag, KeyDoor, Method, key_name};
 pub use folder::{Folder, FolderError, read_secret, write_secret};
 pub use line::{KeyLine, LineError};
 pub use process::no_core_dumps;
-pub use record::{Key, Part, RecordError};
+pub use record::{Key, Part, RecordError, time_to_text};
 pub use replay::{Newest, Stale, WINDOW, check_time};
 pub use rolling::{Ports, PortsError, Roller, Rolling, SLOT, slot_of};
 pub use sealed::{Action, Address, MOST_DOORS, OpenError, Opener, Request, Sealer};

@@ -261,7 +261,8 @@ impl RawPart {
     }
 }
 
-fn time_to_text(seconds: u64) -> String {
+/// A second since 1970 as people read it, in UTC; none later than the year 9999.
+pub fn time_to_text(seconds: u64) -> String {
     // The last second that this form can write, in the year 9999.
     const LAST: u64 = 253_402_300_799;
     let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST));

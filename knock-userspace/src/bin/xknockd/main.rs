@@ -2,6 +2,7 @@
 
 mod check;
 mod direct;
+mod key;
 mod policy;
 mod ports;
 mod run;
@@ -60,6 +61,9 @@ enum Command {
         #[command(flatten)]
         policy: PolicyArgs,
     },
+    /// Adds, lists and removes the keys of devices.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Shows every guarded and every listening port: open or closed at the guard, with
     /// or without an application. Rules of other firewall tables are not considered.
     Ports {
@@ -167,6 +171,7 @@ fn main() -> ExitCode {
             run::run(policy, places, run::Flags { trace_kernel, clean, force })
         }
         Command::Check { policy } => check::check(&policy),
+        Command::Key(command) => key::key(command),
         Command::Ports { from, json } => ports::ports(from, json),
         Command::Status { json } => verbs::status(&places, json),
         Command::Doors { json } => verbs::doors(&places, json),

@@ -5,7 +5,7 @@ use knock_userspace::agent::{self, Options, Signal};
 use knock_userspace::firewall::Firewall;
 use knock_userspace::interfaces::Interfaces;
 use knock_userspace::places::Places;
-use knock_userspace::policy::{Door, Grant, Mode, Policy};
+use knock_userspace::policy::{Door, Grant, Method, Mode, Policy};
 use knock_userspace::{caller, lockout, logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,6 +24,9 @@ pub(crate) struct Flags {
 pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> {
     let (policy, configured) = load(&args)?;
     refuse_lockout(&policy, flags.force)?;
+    if let Some(door) = policy.doors.iter().find(|door| door.method != Method::Sequence) {
+        anyhow::bail!("door `{}`: this agent serves no keys yet", door.name);
+    }
     logging::init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
