@@ -13,6 +13,7 @@
 //! `docs/sealed-knock.md` says what each of them is for.
 
 use crate::siphash::SipKey;
+use crate::source::Source;
 
 /// Bytes of a datagram's payload.
 pub const SIZE: usize = 184;
@@ -55,10 +56,10 @@ pub struct Gate {
     pub newest_ns: u64,
 }
 
-/// How the check of a packet's outside ended, if it did not pass.
+/// How a packet to a port of sealed knocks ended in the kernel.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refused {
+pub enum Fate {
     /// Another length than [`SIZE`].
     WrongSize,
     /// No key has this id.
@@ -69,6 +70,68 @@ pub enum Refused {
     WrongTime,
     /// Not newer than a knock that was accepted.
     Replayed,
+    /// It passed, but there was no room to tell the agent.
+    EventLost,
+    /// It passed, and the agent will open it.
+    Passed,
+}
+
+impl Fate {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 7] = [
+        Self::WrongSize,
+        Self::UnknownKey,
+        Self::WrongTag,
+        Self::WrongTime,
+        Self::Replayed,
+        Self::EventLost,
+        Self::Passed,
+    ];
+
+    /// Short name for logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WrongSize => "sealed_wrong_size",
+            Self::UnknownKey => "sealed_unknown_key",
+            Self::WrongTag => "sealed_wrong_tag",
+            Self::WrongTime => "sealed_wrong_time",
+            Self::Replayed => "sealed_replayed",
+            Self::EventLost => "sealed_event_lost",
+            Self::Passed => "sealed_passed",
+        }
+    }
+}
+
+/// What the kernel knows of time. 16 bytes, no padding.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// What is added to `CLOCK_MONOTONIC` to get the nanoseconds since 1970.
+    pub offset_ns: u64,
+    /// How far the time of a packet may be off.
+    pub window_ns: u64,
+}
+
+/// A packet that passed, on its way to the agent: 208 bytes, no padding.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedEvent {
+    /// Where it came from.
+    pub source: Source,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// All of it.
+    pub packet: [u8; SIZE],
+}
+
+impl SealedEvent {
+    /// Reads a record; `None` if it has another size.
+    pub fn from_bytes(record: &[u8]) -> Option<Self> {
+        let (source, rest) = record.split_first_chunk::<16>()?;
+        let (time_ns, rest) = rest.split_first_chunk::<8>()?;
+        let packet = rest.try_into().ok()?;
+        Some(Self { source: Source(*source), time_ns: u64::from_ne_bytes(*time_ns), packet })
+    }
 }
 
 /// The key id of a packet, as the key of a map.
@@ -106,16 +169,16 @@ impl Gate {
         packet: &W,
         now_ns: u64,
         window_ns: u64,
-    ) -> Result<u64, Refused> {
+    ) -> Result<u64, Fate> {
         if !tag_fits(packet, self.prefilter) {
-            return Err(Refused::WrongTag);
+            return Err(Fate::WrongTag);
         }
         let time_ns = shown_time(packet, self.prefilter);
         if now_ns.abs_diff(time_ns) > window_ns {
-            return Err(Refused::WrongTime);
+            return Err(Fate::WrongTime);
         }
         if time_ns <= self.newest_ns {
-            return Err(Refused::Replayed);
+            return Err(Fate::Replayed);
         }
         Ok(time_ns)
     }
@@ -146,8 +209,12 @@ pub fn set_tag(packet: &mut [u8; SIZE], key: SipKey) {
 }
 
 #[cfg(feature = "aya")]
-// SAFETY: three plain integers of one size, so no padding.
-unsafe impl aya::Pod for Gate {}
+mod pod {
+    // SAFETY: three plain integers of one size, so no padding.
+    unsafe impl aya::Pod for super::Gate {}
+    // SAFETY: two plain integers of one size, so no padding.
+    unsafe impl aya::Pod for super::Clock {}
+}
 
 #[cfg(test)]
 mod tests {
@@ -164,6 +231,20 @@ mod tests {
         packet
     }
 
+    #[test]
+    fn the_layout_is_what_the_reader_expects() {
+        assert_eq!((size_of::<Gate>(), size_of::<Clock>()), (24, 16));
+        assert_eq!(size_of::<SealedEvent>(), 16 + 8 + SIZE);
+        assert_eq!(SealedEvent::from_bytes(&[0; 207]), None);
+        assert_eq!(SealedEvent::from_bytes(&[0; 209]), None);
+        let mut record = [3; 208];
+        record[..16].copy_from_slice(&Source::v4([192, 0, 2, 1]).0);
+        record[16..24].copy_from_slice(&5u64.to_ne_bytes());
+        let expected =
+            SealedEvent { source: Source::v4([192, 0, 2, 1]), time_ns: 5, packet: [3; SIZE] };
+        assert_eq!(SealedEvent::from_bytes(&record), Some(expected));
+    }
+
     proptest! {
         #[test]
         fn what_was_finished_passes(fill: [u8; 32], key: [u8; 16], off in 0..=WINDOW) {
@@ -173,7 +254,7 @@ mod tests {
                 let gate = Gate { prefilter, newest_ns: time_ns - 1 };
                 prop_assert_eq!(gate.check(&packet, NOW, WINDOW), Ok(time_ns));
                 let gate = Gate { newest_ns: time_ns, ..gate };
-                prop_assert_eq!(gate.check(&packet, NOW, WINDOW), Err(Refused::Replayed));
+                prop_assert_eq!(gate.check(&packet, NOW, WINDOW), Err(Fate::Replayed));
             }
         }
 
@@ -183,7 +264,7 @@ mod tests {
             let gate = Gate { prefilter, newest_ns: 0 };
             for time_ns in [NOW - off, NOW + off] {
                 let packet = packet(fill, prefilter, time_ns);
-                prop_assert_eq!(gate.check(&packet, NOW, WINDOW), Err(Refused::WrongTime));
+                prop_assert_eq!(gate.check(&packet, NOW, WINDOW), Err(Fate::WrongTime));
             }
         }
 
@@ -195,7 +276,7 @@ mod tests {
             for bit in 64..SIZE * 8 {
                 let mut flipped = packet;
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                prop_assert_eq!(gate.check(&flipped, NOW, WINDOW), Err(Refused::WrongTag));
+                prop_assert_eq!(gate.check(&flipped, NOW, WINDOW), Err(Fate::WrongTag));
             }
         }
     }
