@@ -20,6 +20,8 @@ pub mod firewall;
 pub mod interfaces;
 #[cfg(feature = "agent")]
 pub mod kernel;
+#[cfg(feature = "agent")]
+pub mod keyring;
 #[cfg(feature = "keys")]
 pub mod keys;
 #[cfg(feature = "agent")]
