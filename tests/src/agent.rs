@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use knock_userspace::kernel::Pins;
@@ -56,7 +56,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
-    _config: Config,
+    _config: Option<Config>,
 }
 
 impl Agent {
@@ -68,11 +68,22 @@ impl Agent {
     /// The same with more arguments after `run`.
     pub fn start_with(host: &Host, config: &str, arguments: &[&str]) -> Self {
         let config = Config::new(config);
+        let agent = Self::start_at(host, &config.path(), arguments);
+        Self { _config: Some(config), ..agent }
+    }
+
+    /// The same with a config that is there.
+    pub fn start_at(host: &Host, config: &Path, arguments: &[&str]) -> Self {
         let mut command = xknockd(host);
-        command.arg("run").arg("--config").arg(config.path()).args(arguments);
-        let mut process = Process::start(&mut command);
+        command.arg("run").arg("--config").arg(config).args(arguments);
+        Self::start_command(&mut command)
+    }
+
+    /// The same with a command that runs the agent.
+    pub fn start_command(command: &mut Command) -> Self {
+        let mut process = Process::start(command);
         process.await_line("ready", |line| message(line, "ready"));
-        Self { process, _config: config }
+        Self { process, _config: None }
     }
 
     /// Waits for the log to say that `service` is open for `source`; the record.
@@ -192,6 +203,7 @@ pub(crate) fn remove_leftovers(instance: &str) {
         let _ = pins.remove_all();
     }
     let _ = fs::remove_dir_all(&places.run);
+    let _ = fs::remove_dir_all(&places.state);
 }
 
 /// Runs the agent's program on `host` to its end.

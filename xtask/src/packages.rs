@@ -13,11 +13,14 @@ pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "libmnl-dev", "libnftnl-
 pub(crate) const TEST: &[&str] = &[
     "bpftool",
     "ethtool",
+    "faketime",
     "hping3",
     "iputils-ping",
     "knockd",
     "netcat-openbsd",
     "nmap",
+    "openssh-client",
+    "openssh-server",
     "python3-scapy",
     "tcpdump",
 ];

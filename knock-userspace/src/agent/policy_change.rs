@@ -2,10 +2,12 @@
 
 use tracing::{error, info, warn};
 
+use super::keys::{Changes, Keys};
 use super::{Agent, AgentError, Sources, clock, start};
+use crate::compile::Compiled;
 use crate::control::{Caller, Fault, Problem};
 use crate::firewall::Ruleset;
-use crate::kernel::Detector;
+use crate::kernel::{Detector, Settings};
 use crate::lockout;
 use crate::policy::{Mode, Policy};
 
@@ -59,6 +61,43 @@ impl Agent {
             .map_err(|error| Problem::new(Fault::LockOut, error))
     }
 
+    /// The detector for `compiled`, if the one that runs cannot become it.
+    pub(super) fn next_detector(
+        &self,
+        compiled: &Compiled,
+        settings: Settings,
+    ) -> Result<Option<Detector>, AgentError> {
+        if self.detector.can_become(compiled, settings) {
+            return Ok(None);
+        }
+        Ok(Some(Detector::load_among(compiled, settings, self.pins.as_ref())?))
+    }
+
+    /// Makes the detector look up what `compiled` says, or lets `next` take its place.
+    pub(super) fn use_detector(
+        &mut self,
+        next: Option<Detector>,
+        compiled: &Compiled,
+        sources: &mut Sources,
+    ) -> Result<(), AgentError> {
+        let Some(mut next) = next else {
+            self.detector.update(compiled)?;
+            return Ok(());
+        };
+        self.keys.install(&mut next)?;
+        next.take_over(&mut self.detector)?;
+        for what in next.settle()? {
+            warn!(lost = what, "begun anew, because doors or keys need other maps");
+        }
+        sources.events = next.events()?;
+        sources.sealed = next.sealed()?;
+        if self.options.trace_kernel {
+            sources.trace = Some(next.trace()?);
+        }
+        self.detector = next;
+        Ok(())
+    }
+
     /// How many grants were ended, because no door gives them any more.
     async fn change_policy(
         &mut self,
@@ -75,14 +114,13 @@ impl Agent {
                 return Err(start::occupied(interface, xdp.program).into());
             }
         }
-        let compiled = start::compile_for(self.detector.trie(), &policy, &self.state)?;
+        let mut other =
+            (!self.keys.fit(&policy)).then(|| Keys::open(&policy, &self.options.places));
+        let keys = other.as_mut().unwrap_or(&mut self.keys);
+        let compiled = start::compile_for(self.detector.trie(), &policy, keys, &self.state)?;
         let settings = start::settings(&policy, &self.state, self.options.trace_kernel);
         // Whatever may fail comes before anything has changed.
-        let next = if self.detector.can_become(&compiled, settings) {
-            None
-        } else {
-            Some(Detector::load_among(&compiled, settings, self.pins.as_ref())?)
-        };
+        let next = self.next_detector(&compiled, settings)?;
         let mut state = self.state;
         state.next_node = compiled.trie.next().0;
         if policy.mode == Mode::Enforce {
@@ -100,20 +138,12 @@ impl Agent {
         self.state = state;
         self.trial = trial;
         self.keeper.set_policy(policy);
-        match next {
-            None => self.detector.update(&compiled)?,
-            Some(mut next) => {
-                next.take_over(&mut self.detector)?;
-                for what in next.settle()? {
-                    warn!(lost = what, "begun anew, because the config needs other maps");
-                }
-                sources.events = next.events()?;
-                if self.options.trace_kernel {
-                    sources.trace = Some(next.trace()?);
-                }
-                self.detector = next;
-            }
+        if let Some(keys) = other {
+            self.keys = keys;
+            sources.key_changes = Changes::of(&self.keeper.policy);
         }
+        self.use_detector(next, &compiled, sources)?;
+        self.keys.install(&mut self.detector)?;
         self.attach_as_wanted(&present);
         let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
         for pattern in self.keeper.policy.awaited(&names) {

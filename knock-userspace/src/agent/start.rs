@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::grants::Running;
 use super::keeper::Keeper;
+use super::keys::Keys;
 use super::{AgentError, Options, clock};
 use crate::compile::{Compiled, compile_onto};
 use crate::firewall::{Firewall, Ruleset, Status, TimedGrant};
@@ -28,6 +29,7 @@ pub(super) struct Started {
     pub ruleset: Ruleset,
     pub interfaces: Interfaces,
     pub keeper: Keeper,
+    pub keys: Keys,
     pub state: State,
     pub pins: Option<Pins>,
     /// When a trial that goes on will end.
@@ -49,7 +51,8 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
         None => Trie::default(),
     };
     let mut state = if state.is_new() { fresh_state()? } else { state };
-    let compiled = compile_onto(&trie, &policy, &sockets::served()?, state.decoy_seed)?;
+    let mut keys = Keys::open(&policy, &options.places);
+    let compiled = compile_for(&trie, &policy, &mut keys, &state)?;
 
     let mut firewall = Firewall::open()?;
     let held = firewall.status()?;
@@ -62,6 +65,7 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
     keeper.record.set_state(state)?;
     let settings = settings(&keeper.policy, &state, options.trace_kernel);
     let mut detector = Detector::load_among(&compiled, settings, pins.as_ref())?;
+    keys.install(&mut detector)?;
     for interface in present.iter().filter(|one| keeper.policy.watches(&one.name)) {
         attach(&mut detector, &keeper.policy, interface)?;
     }
@@ -84,7 +88,7 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);
-    Ok(Started { detector, firewall, ruleset, interfaces, keeper, state, pins, trial })
+    Ok(Started { detector, firewall, ruleset, interfaces, keeper, keys, state, pins, trial })
 }
 
 fn check_privileges() -> Result<(), AgentError> {
@@ -252,7 +256,10 @@ pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGran
 pub(super) fn compile_for(
     trie: &Trie,
     policy: &Policy,
+    keys: &mut Keys,
     state: &State,
 ) -> Result<Compiled, AgentError> {
-    Ok(compile_onto(trie, policy, &sockets::served()?, state.decoy_seed)?)
+    let served = sockets::served()?;
+    let ways = keys.ways(policy, &served);
+    Ok(compile_onto(trie, policy, &ways, &served, state.decoy_seed)?)
 }

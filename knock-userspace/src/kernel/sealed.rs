@@ -26,6 +26,16 @@ impl Detector {
         keys(&mut self.ebpf)?.insert(id, gate, 0).map_err(KernelError::map(KEYS))
     }
 
+    /// What packets are checked with at the moment, by key id.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn gates(&mut self) -> Result<std::collections::HashMap<u64, Gate>, KernelError> {
+        let gates: Result<_, _> = keys(&mut self.ebpf)?.iter().collect();
+        gates.map_err(KernelError::map(KEYS))
+    }
+
     /// Lets no packet with this key id pass any more.
     ///
     /// # Errors

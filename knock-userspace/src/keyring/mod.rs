@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use knock_common::sealed::{Gate, SealedEvent, key_id};
-use knock_common::sequence::Step;
+use knock_common::sequence::{DoorId, Step};
 use sha2::{Digest as _, Sha256};
 
 pub use numbers::{Numbers, NumbersError};
@@ -19,21 +19,10 @@ use crate::keys::{
 };
 use crate::policy::{Door, Method, Policy};
 
-/// SHIM
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DoorId(pub u64);
-impl DoorId {
-    /// SHIM
-    pub const fn of(name: &str) -> Self {
-        let (mut hash, bytes) = (0xcbf2_9ce4_8422_2325u64, name.as_bytes());
-        let mut at = 0;
-        while at < bytes.len() {
-            hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0000_0100_0000_01b3);
-            at += 1;
-        }
-        Self(hash)
-    }
-}
+/// The greatest number that can be a slot; greater ones are times in nanoseconds.
+const LAST_SLOT: u64 = u64::MAX / SLOT.as_nanos() as u64;
+/// How long it is known what a key was used for that is no more.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// All keys that are alive.
 #[derive(Debug)]
@@ -201,11 +190,20 @@ impl Keyring {
             }
         }
         (self.keys, self.window) = (keys, window);
+    }
+
+    /// Frees what is known of keys that are no more. Not at once: a file that is damaged today
+    /// may be mended tomorrow, and what it was used for still counts then.
+    pub fn forget_old(&mut self, now_ns: u64) {
         let mut owners: HashSet<u64> = self.parts.keys().map(|id| id.number()).collect();
         for (id, part) in &self.parts {
             owners.extend(self.keys[part.key].doors.iter().map(|door| slot_owner(*id, &door.name)));
         }
-        self.numbers.retain(|owner| owners.contains(&owner));
+        let old = now_ns.saturating_sub(KEPT.as_nanos() as u64);
+        self.numbers.retain(|owner, number| {
+            let time_ns = if number > LAST_SLOT { number } else { number * SLOT.as_nanos() as u64 };
+            owners.contains(&owner) || time_ns > old
+        });
     }
 
     /// How many keys there are.
@@ -288,7 +286,6 @@ impl Keyring {
     fn newest_slot(&self, id: KeyId, door: &KeyDoor) -> u64 {
         let number = self.numbers.get(slot_owner(id, &door.name));
         // What was never written may be a time, because sealed knocks have one.
-        const LAST_SLOT: u64 = u64::MAX / SLOT.as_nanos() as u64;
         if number > LAST_SLOT { slot_of(number) } else { number }
     }
 
@@ -391,10 +388,12 @@ impl Keyring {
         }
     }
 
-    /// The gate of the key that a packet names, as it is now.
-    pub fn gate_of(&self, event: &SealedEvent) -> Option<(u64, Gate)> {
+    /// The gate of the key that a packet names, if that is alive at `now_s`, in seconds since
+    /// 1970.
+    pub fn gate_of(&self, event: &SealedEvent, now_s: u64) -> Option<(u64, Gate)> {
         let id = KeyId::from(key_id(&event.packet));
-        Some((id.number(), self.gate(id, self.parts.get(&id)?)))
+        let part = self.parts.get(&id).filter(|part| self.is_alive(part, now_s))?;
+        Some((id.number(), self.gate(id, part)))
     }
 
     /// Notes what the kernel has kept of a key: it may know more than the file.

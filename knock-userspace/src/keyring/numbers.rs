@@ -185,9 +185,10 @@ impl Numbers {
         }
     }
 
-    /// Frees the records of owners that are not among those to be kept.
-    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
-        let gone: Vec<_> = self.records.keys().copied().filter(|&owner| !keep(owner)).collect();
+    /// Frees the records of which `keep` says, by owner and number, that nobody needs them.
+    pub fn retain(&mut self, keep: impl Fn(u64, u64) -> bool) {
+        let needless = self.records.iter().filter(|(owner, (_, number))| !keep(**owner, *number));
+        let gone: Vec<_> = needless.map(|(owner, _)| *owner).collect();
         for owner in gone {
             if let Some((place, _)) = self.records.remove(&owner)
                 && let Some(file) = &self.file
@@ -240,7 +241,7 @@ mod tests {
             for &(owner, number) in &sets {
                 numbers.set(owner, number).unwrap();
             }
-            numbers.retain(|owner| owner < kept);
+            numbers.retain(|owner, _| owner < kept);
             prop_assert!((kept..50).all(|owner| numbers.get(owner) == 0));
             for &(owner, number) in sets.iter().filter(|(owner, _)| *owner >= kept) {
                 numbers.set(owner, number).unwrap();

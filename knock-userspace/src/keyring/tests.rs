@@ -143,6 +143,34 @@ fn nothing_opens_twice_neither_later_nor_from_elsewhere_nor_after_a_restart() {
     assert_eq!(gate.newest_ns, NOW + 1);
 }
 
+/// A file that is damaged or gone for a while, and comes back.
+#[test]
+fn a_key_that_comes_back_is_not_new() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh", "web"]);
+    let mut host = Host::new(&[&key]);
+    let packet = seal(&line, &request(NOW, &["ssh"]));
+    host.open(packet, SEEN, NOW).unwrap();
+    let sequence = host
+        .ways(NOW)
+        .iter()
+        .map(|way| way.id)
+        .find(|&id| matches!(host.roll(id, NOW), Some(Ok(_))));
+    for restarts in [false, true] {
+        host.ring.replace(Vec::new(), WINDOW);
+        host.ring.forget_old(NOW);
+        if restarts {
+            host.restart(NOW);
+        }
+        host.ring.replace(vec![key.clone()], WINDOW);
+        assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+        assert!(host.ways(NOW).iter().all(|way| Some(way.id) != sequence));
+    }
+    // After a month, it need not be remembered.
+    host.ring.replace(Vec::new(), WINDOW);
+    host.ring.forget_old(NOW + 31 * 86_400 * SECOND);
+    assert_eq!(host.ring.numbers.get(key.current.id.number()), 0);
+}
+
 #[test]
 fn a_packet_counts_once_even_if_it_opens_nothing() {
     let (key, line) = key("laptop", Kind::Shared, &["ssh"]);

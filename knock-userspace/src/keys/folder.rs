@@ -100,6 +100,14 @@ impl Folder {
         &self.0
     }
 
+    /// Whether it has no file of a key, or is not there.
+    pub fn is_empty(&self) -> bool {
+        let key = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == EXTENSION))
+        };
+        fs::read_dir(&self.0).map_or(true, |mut entries| !entries.any(key))
+    }
+
     /// The file of the key called `name`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}.{EXTENSION}"))

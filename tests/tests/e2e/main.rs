@@ -4,6 +4,7 @@ mod clients;
 mod connections;
 mod floods;
 mod grants;
+mod keys;
 mod modes;
 mod scans;
 mod startup;
@@ -25,9 +26,11 @@ fn assert_no_trace(host: &knock_tests::Host) {
     assert_eq!(host.sh("nft list tables"), "");
     let links = host.ip("-d link show");
     assert!(!links.contains("xdp"), "{links}");
-    let knock_userspace::places::Places { run, pins } =
+    let knock_userspace::places::Places { run, pins, state } =
         knock_userspace::places::Places::of(host.name());
-    assert!(!pins.exists() && !run.exists(), "{} or {}", pins.display(), run.display());
+    for folder in [run, pins, state] {
+        assert!(!folder.exists(), "{}", folder.display());
+    }
 }
 
 /// The steps of that door, as `xknock` takes them.

@@ -9,10 +9,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use knock_common::sequence::Step;
+use knock_userspace::keyring::Numbers;
 use knock_userspace::keys::{
     self, Folder, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name, no_core_dumps,
     time_to_text,
 };
+use knock_userspace::places::Places;
 use knock_userspace::policy::{Door, Method, Policy};
 use knock_userspace::sockets;
 use qrcode::{EcLevel, QrCode, render::unicode};
@@ -88,10 +90,10 @@ pub(crate) struct AddArgs {
     place: Place,
 }
 
-pub(crate) fn key(command: KeyCommand) -> Result<()> {
+pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
     no_core_dumps();
     match command {
-        KeyCommand::Add(args) => add(args),
+        KeyCommand::Add(args) => add(places, args),
         KeyCommand::List(place) => list(&place.folder()?),
         KeyCommand::Show { name, place } => show(&place.folder()?.read(&name)?),
         KeyCommand::Remove { name, place } => {
@@ -127,7 +129,7 @@ impl Place {
     }
 }
 
-fn add(args: AddArgs) -> Result<()> {
+fn add(places: &Places, args: AddArgs) -> Result<()> {
     let AddArgs { name, doors, host, expires, longest, public, place } = args;
     ensure!(
         key_name(&name).is_some(),
@@ -146,6 +148,11 @@ fn add(args: AddArgs) -> Result<()> {
     let expires = expires.map(|expires| now.saturating_add(expires.as_secs()));
     let (key, line) = Key::draw(name, host_name(host), kind, doors, now, expires, longest)?;
     let folder = Folder::new(place.keys.unwrap_or(policy.keys));
+    if folder.is_empty() {
+        // Before the first key there is nothing that could have been lost. Should this fail,
+        // knocks are refused for a clock window, and the agent says so.
+        let _ = Numbers::found(&places.newest());
+    }
     folder.write(&key, false)?;
     hand_over(&line);
     Ok(())

@@ -171,7 +171,7 @@ fn main() -> ExitCode {
             run::run(policy, places, run::Flags { trace_kernel, clean, force })
         }
         Command::Check { policy } => check::check(&policy),
-        Command::Key(command) => key::key(command),
+        Command::Key(command) => key::key(&places, command),
         Command::Ports { from, json } => ports::ports(from, json),
         Command::Status { json } => verbs::status(&places, json),
         Command::Doors { json } => verbs::doors(&places, json),

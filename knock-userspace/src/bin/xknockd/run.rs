@@ -4,8 +4,9 @@ use anyhow::{Context as _, Result};
 use knock_userspace::agent::{self, Options, Signal};
 use knock_userspace::firewall::Firewall;
 use knock_userspace::interfaces::Interfaces;
+use knock_userspace::keys::no_core_dumps;
 use knock_userspace::places::Places;
-use knock_userspace::policy::{Door, Grant, Method, Mode, Policy};
+use knock_userspace::policy::{Door, Grant, Mode, Policy};
 use knock_userspace::{caller, lockout, logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,9 +25,7 @@ pub(crate) struct Flags {
 pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> {
     let (policy, configured) = load(&args)?;
     refuse_lockout(&policy, flags.force)?;
-    if let Some(door) = policy.doors.iter().find(|door| door.method != Method::Sequence) {
-        anyhow::bail!("door `{}`: this agent serves no keys yet", door.name);
-    }
+    no_core_dumps();
     logging::init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
