@@ -446,7 +446,10 @@ impl<'a, S: Store> Detection<'a, S> {
     fn place(&self, track: Track) -> Outcome {
         let new = track.pack();
         if self.store.tracks(&self.source).is_none() {
-            match self.store.insert(&self.source, &[new, EMPTY, EMPTY, EMPTY]) {
+            // Did the compiler see that these are zeros, it would call memset(), a fourth
+            // function deep: more stack than kernels such as 6.1 allow.
+            let empty = S::Word::opaque(EMPTY);
+            match self.store.insert(&self.source, &[new, empty, empty, empty]) {
                 Insert::Done => return Outcome::Advanced,
                 Insert::Exists => {}
                 Insert::Failed => return Outcome::InsertFailed,

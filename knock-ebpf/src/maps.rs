@@ -111,8 +111,11 @@ pub(crate) fn drop_knocks() -> bool {
 /// What the port of `step` is.
 #[inline(always)]
 pub(crate) fn class(step: Step) -> PortClass {
+    // To verifiers like that of Linux 6.1, a number whose bytes were swapped may be anything;
+    // the compiler knows better, and would leave the mask out if it saw where this comes from.
+    let port = SharedWord::opaque(step.port.into()) as usize & (PORTS - 1);
     // SAFETY: the port is below the number of entries.
-    let entry = unsafe { CLASSES.0.get().cast::<u8>().add(step.port as usize) };
+    let entry = unsafe { CLASSES.0.get().cast::<u8>().add(port) };
     // SAFETY: the address is inside the variable, and a byte is read as a whole.
     let entry = unsafe { entry.read_volatile() };
     PortClass::of(entry, step.protocol)
@@ -122,7 +125,7 @@ pub(crate) fn class(step: Step) -> PortClass {
 /// starts at another moment.
 #[inline(always)]
 pub(crate) fn uptime_ns() -> u64 {
-    // SAFETY: the helper takes no arguments; it exists since Linux 5.5 (5576b991e9c1),
+    // SAFETY: the helper takes no arguments; it exists since Linux 5.6 (5576b991e9c1),
     // and the verifier turns it into a single load.
     unsafe { bpf_jiffies64() }.wrapping_mul(JIFFY_NS.load())
 }

@@ -5,9 +5,11 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::info;
-use knock_common::detect::Outcome;
+use knock_common::detect::{Outcome, Word as _};
 use knock_common::sequence::{Protocol, Step};
 use knock_common::source::Source;
+
+use crate::atomic::SharedWord;
 
 #[unsafe(no_mangle)]
 static TRACE: Global<u32> = Global::new(0);
@@ -27,15 +29,23 @@ macro_rules! say {
 /// Says what became of a candidate.
 #[inline(always)]
 pub(crate) fn outcome(context: &XdpContext, source: &Source, step: Step, outcome: Outcome) {
-    if TRACE.load() != 0 {
-        write(context.ctx, source, step, outcome);
+    static ALL: [Outcome; Outcome::ALL.len()] = Outcome::ALL;
+    if TRACE.load() == 0 {
+        return;
+    }
+    // Whatever the verifier knows of these two, it would read the function below once more
+    // for: out of a table, the outcome is one unknown.
+    let step = SharedWord::opaque(step.index().into()) as u32;
+    if let Some(outcome) = ALL.get(SharedWord::opaque(outcome as u64) as usize) {
+        write(context.ctx, source, step, *outcome);
     }
 }
 
 /// A function of its own, because its stack would be in the detector's way.
 #[inline(never)]
-fn write(context: *mut xdp_md, source: &Source, step: Step, outcome: Outcome) {
+fn write(context: *mut xdp_md, source: &Source, step: u32, outcome: Outcome) {
     let context = &XdpContext::new(context);
+    let step = Step::from_index(step);
     match outcome {
         Outcome::Ignored => say!(context, source, step, "{:i} {}/{} ignored"),
         Outcome::Unexpected => say!(context, source, step, "{:i} {}/{} unexpected"),

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use knock_common::progress::Ticks;
-use knock_common::sequence::{PORTS, PortClass, Protocol, Step};
+use knock_common::sequence::{DoorId, PORTS, PortClass, Protocol, Step};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use crate::keyring::Way;
 use crate::policy::{Door, Method, Policy};
 use crate::scan;
 use crate::trie::{Path, TooManyNodes, Trie};
@@ -30,6 +30,17 @@ pub struct Served {
     pub listening: HashSet<Step>,
     /// Ports that the host itself sends from, so that answers come to them.
     pub ephemeral: Option<RangeInclusive<u16>>,
+}
+
+/// A way to a door that is alive for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What its event will name.
+    pub id: DoorId,
+    /// The steps in order.
+    pub steps: Vec<Step>,
+    /// Longest time from the first step to the last.
+    pub within: Duration,
 }
 
 /// Why doors cannot be compiled.

@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn identifiers_begin_anew_at_the_end_and_leave_out_those_in_use() {
         let first = Trie::default().rebuilt(&[path("ssh", &[1, 2, 3])]).unwrap();
-        let full = Trie::restored(first.edges.clone(), NodeId::MAX);
+        let full = Trie::restored(first.edges, NodeId::MAX);
         let paths = [path("ssh", &[1, 2, 3]), path("a", &[4, 5, 6]), path("b", &[7, 8, 9])];
         let after = full.rebuilt(&paths).unwrap();
         assert_eq!(node(&after, &[1, 2]), Some(NodeId::DEEPER));
@@ -241,7 +241,7 @@ mod tests {
             let before = Trie::default().rebuilt(&paths(&before)).unwrap();
             let after = before.rebuilt(&paths(&after)).unwrap();
             let change = before.change_to(&after);
-            let mut edges = before.edges.clone();
+            let mut edges = before.edges;
             for (edge, transition) in change.insert {
                 prop_assert_eq!(edges.insert(edge, transition), None);
             }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use knock_userspace::kernel::Pins;
@@ -31,7 +31,9 @@ pub fn program(name: &str) -> PathBuf {
 /// A config in a folder of its own.
 #[derive(Debug)]
 pub struct Config {
-    folder: TempDir,
+    path: PathBuf,
+    /// Where it lies, if that goes with it.
+    _folder: Option<TempDir>,
 }
 
 impl Config {
@@ -42,13 +44,19 @@ impl Config {
     /// If it cannot be written.
     pub fn new(text: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        fs::write(folder.path().join("xknockd.toml"), text).expect("the config is written");
-        Self { folder }
+        let path = folder.path().join("xknockd.toml");
+        fs::write(&path, text).expect("the config is written");
+        Self { path, _folder: Some(folder) }
+    }
+
+    /// One that is there already.
+    pub const fn at(path: PathBuf) -> Self {
+        Self { path, _folder: None }
     }
 
     /// Where it is.
     pub fn path(&self) -> PathBuf {
-        self.folder.path().join("xknockd.toml")
+        self.path.clone()
     }
 }
 
@@ -56,7 +64,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
-    _config: Option<Config>,
+    config: Config,
 }
 
 impl Agent {
@@ -68,22 +76,58 @@ impl Agent {
     /// The same with more arguments after `run`.
     pub fn start_with(host: &Host, config: &str, arguments: &[&str]) -> Self {
         let config = Config::new(config);
-        let agent = Self::start_at(host, &config.path(), arguments);
-        Self { _config: Some(config), ..agent }
-    }
-
-    /// The same with a config that is there.
-    pub fn start_at(host: &Host, config: &Path, arguments: &[&str]) -> Self {
         let mut command = xknockd(host);
-        command.arg("run").arg("--config").arg(config).args(arguments);
-        Self::start_command(&mut command)
+        command.arg("run").arg("--config").arg(config.path()).args(arguments);
+        Self::spawn(command, config)
     }
 
-    /// The same with a command that runs the agent.
-    pub fn start_command(command: &mut Command) -> Self {
-        let mut process = Process::start(command);
+    /// The next agent, with the same config, after this one was ended or has died.
+    pub fn start_again(host: &Host, config: Config) -> Self {
+        let mut command = xknockd(host);
+        command.arg("run").arg("--config").arg(config.path());
+        Self::spawn(command, config)
+    }
+
+    /// Starts `command`, which runs an agent with `config`, and waits until it is ready.
+    pub fn spawn(mut command: Command, config: Config) -> Self {
+        let mut process = Process::start(&mut command);
         process.await_line("ready", |line| message(line, "ready"));
-        Self { process, _config: None }
+        Self { process, config }
+    }
+
+    /// Kills it, as nobody can prevent; its config.
+    pub fn kill(self) -> Config {
+        self.process.signal(Signal::SIGKILL);
+        let Self { process, config } = self;
+        process.wait();
+        config
+    }
+
+    /// Stops it as an init system does; its config.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end well.
+    pub fn terminate(self) -> Config {
+        self.process.signal(Signal::SIGTERM);
+        let Self { process, config } = self;
+        let (status, log) = process.wait();
+        assert!(status.success(), "{status}: {log:#?}");
+        config
+    }
+
+    /// Its config.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Writes another config in the place of the one it was started with.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn rewrite_config(&self, text: &str) {
+        fs::write(self.config.path(), text).expect("the config is written");
     }
 
     /// Waits for the log to say that `service` is open for `source`; the record.

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::agent::{Agent, program, xknockd};
+use crate::agent::{Agent, Config, program, xknockd};
 use crate::lab::Host;
 use crate::process::Process;
 
@@ -67,7 +67,7 @@ impl Keys {
 
     /// Starts the agent and waits until it is ready.
     pub fn start(&self, server: &Host) -> Agent {
-        Agent::start_at(server, &self.config(), &[])
+        Agent::start_again(server, Config::at(self.config()))
     }
 }
 

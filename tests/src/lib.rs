@@ -8,10 +8,12 @@ pub mod agent;
 pub mod clients;
 pub mod keys;
 pub mod lab;
+pub mod mangle;
 pub mod netns;
 pub mod process;
 pub mod raw;
 pub mod services;
+pub mod unit;
 
 pub use agent::{Agent, Config};
 pub use lab::{Host, Lab};

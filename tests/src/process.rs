@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,26 @@ use nix::unistd::Pid;
 
 /// How long anything may take on a slow, busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many times as long everything may take here: what `XKNOCK_TEST_PATIENCE` says, on
+/// an emulated machine. Limits are no measurements.
+pub fn slowness() -> u32 {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        let said = std::env::var("XKNOCK_TEST_PATIENCE").ok();
+        said.map_or(1, |factor| factor.parse().expect("XKNOCK_TEST_PATIENCE is a number"))
+    });
+    *FACTOR
+}
+
+/// Seconds, as a config has them, in which as much can happen here as elsewhere in `count`.
+pub fn seconds(count: u32) -> String {
+    format!("{}s", count * slowness())
+}
+
+/// [`PATIENCE`], on this machine.
+pub fn patience() -> Duration {
+    PATIENCE * slowness()
+}
 
 /// A running process.
 #[derive(Debug)]
@@ -48,7 +69,7 @@ impl Process {
     ///
     /// If none comes in time or the process ends, with everything it said.
     pub fn await_line<T>(&mut self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -94,7 +115,7 @@ impl Process {
     ///
     /// If it does not end in time.
     pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {

@@ -6,11 +6,14 @@ use std::net::IpAddr;
 use etherparse::PacketBuilder;
 use knock_common::sequence::{Protocol, Step};
 use nix::libc;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, sendto, socket,
 };
+use nix::unistd::Pid;
 
-use crate::lab::Host;
+use crate::lab::{Host, Lab, SERVER_PORT};
+use crate::netns::Netns;
 
 /// An Ethernet frame that knocks on `step`, claiming to come from `source`.
 ///
@@ -52,18 +55,43 @@ pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
 ///
 /// If the kernel does not take one.
 pub fn send(from: &Host, frames: Vec<Vec<u8>>) {
-    from.run(move || send_here(&frames));
+    send_at(from, "eth0", frames);
 }
 
-/// The same for the namespace of this thread.
+/// Puts frames on the server's wire, in order, right at its interface. On the way through the
+/// switch, packets with a bad header may be dropped and a tag be taken off.
+///
+/// # Panics
+///
+/// If the kernel does not take one.
+pub fn send_to_server(lab: &Lab, frames: Vec<Vec<u8>>) {
+    send_at(lab.switch(), SERVER_PORT, frames);
+}
+
+fn send_at(netns: &Netns, interface: &'static str, frames: Vec<Vec<u8>>) {
+    netns.run(move || {
+        // Each CPU has a queue of its own, on which a frame could overtake another.
+        let this_thread = Pid::from_raw(0);
+        let mut one = CpuSet::new();
+        one.set(sched_getcpu().expect("a cpu")).expect("a small number");
+        sched_setaffinity(this_thread, &one).expect("this cpu alone");
+        send_through(interface, &frames);
+    });
+}
+
+/// The same as [`send`] for the namespace of this thread.
 ///
 /// # Panics
 ///
 /// As [`send`].
 pub fn send_here(frames: &[Vec<u8>]) {
+    send_through("eth0", frames);
+}
+
+fn send_through(interface: &str, frames: &[Vec<u8>]) {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
         .expect("a packet socket");
-    let index = nix::net::if_::if_nametoindex("eth0").expect("eth0");
+    let index = nix::net::if_::if_nametoindex(interface).expect("the interface is there");
     let address = link_address(index);
     for frame in frames {
         let sent =

@@ -8,11 +8,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::netns::Netns;
-use crate::process::PATIENCE;
+use crate::process::{patience, slowness};
 
 /// How long a probe waits before it takes a port for closed. On one machine an answer
 /// takes well under a millisecond, so this bounds what a wrong grant could hide.
 const PROBE: Duration = Duration::from_millis(400);
+
+fn probe() -> Duration {
+    PROBE * slowness()
+}
 
 /// A server that sends back what it gets, over TCP and UDP on one port.
 #[derive(Debug)]
@@ -74,7 +78,7 @@ fn wait_readable(tcp: &TcpListener) {
 fn echo(mut stream: TcpStream) {
     let mut buffer = [0; 512];
     let _ = stream.set_nonblocking(false);
-    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let _ = stream.set_read_timeout(Some(patience()));
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..length]).is_err() {
             break;
@@ -107,13 +111,13 @@ pub fn tcp_open(netns: &Netns, address: IpAddr, port: u16) -> bool {
 
 /// A TCP connection from `netns`, if it succeeds.
 pub fn connect(netns: &Netns, address: IpAddr, port: u16) -> Option<TcpStream> {
-    netns.run(move || TcpStream::connect_timeout(&SocketAddr::new(address, port), PROBE).ok())
+    netns.run(move || TcpStream::connect_timeout(&SocketAddr::new(address, port), probe()).ok())
 }
 
 /// Whether the TCP port refuses at once, as a closed port does that no firewall hides.
 pub fn tcp_refuses(netns: &Netns, address: IpAddr, port: u16) -> bool {
     netns.run(move || {
-        let result = TcpStream::connect_timeout(&SocketAddr::new(address, port), PROBE);
+        let result = TcpStream::connect_timeout(&SocketAddr::new(address, port), probe());
         result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     })
 }
@@ -123,7 +127,7 @@ pub fn udp_open(netns: &Netns, address: IpAddr, port: u16) -> bool {
     netns.run(move || {
         let any: IpAddr = if address.is_ipv4() { [0u8; 4].into() } else { [0u16; 8].into() };
         let socket = UdpSocket::bind((any, 0)).expect("a socket");
-        socket.set_read_timeout(Some(PROBE)).expect("a socket option");
+        socket.set_read_timeout(Some(probe())).expect("a socket option");
         socket.connect((address, port)).expect("a route");
         let mut answer = [0; 16];
         socket.send(b"ping").is_ok()
@@ -133,7 +137,7 @@ pub fn udp_open(netns: &Netns, address: IpAddr, port: u16) -> bool {
 
 /// Whether what is written to a connection comes back.
 pub fn echoes(stream: &mut TcpStream) -> bool {
-    let _ = stream.set_read_timeout(Some(PROBE * 2));
+    let _ = stream.set_read_timeout(Some(probe() * 2));
     let mut answer = [0; 4];
     stream.write_all(b"ping").is_ok()
         && stream.read_exact(&mut answer).is_ok()
@@ -146,7 +150,7 @@ pub fn echoes(stream: &mut TcpStream) -> bool {
 ///
 /// If it does not in time.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !condition() {
         assert!(Instant::now() < deadline, "{what} did not happen in time");
         thread::yield_now();

@@ -70,6 +70,13 @@ pub(crate) fn exec(command: &mut Command) -> anyhow::Error {
     anyhow::Error::new(command.exec()).context(format!("{} does not start", program.display()))
 }
 
+/// The target that the workspace's compiler builds for by itself.
+pub(crate) fn host() -> anyhow::Result<String> {
+    let verbose = output(Command::new("rustc").arg("-vV"))?;
+    let host = verbose.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc -vV names no host")
+}
+
 /// What a command writes to its standard output, whether or not it succeeds.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().to_owned();

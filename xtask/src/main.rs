@@ -1,9 +1,11 @@
-//! Developer commands: `cargo xtask setup|build|run|demo|test|bench|ci`.
+//! Developer commands: `cargo xtask setup|build|run|demo|test|fuzz|bench|ci`.
 
 mod bench;
 mod build;
 mod command;
 mod demo;
+mod fuzz;
+mod kernel;
 mod packages;
 mod run;
 mod setup;
@@ -30,9 +32,12 @@ enum Task {
     Demo,
     /// Check everything: lints, then every test.
     Test(test::Arguments),
+    /// Give every parser made-up input for a while.
+    Fuzz(fuzz::Arguments),
     /// Measure what packets cost and what holds under floods, beside the peers.
     Bench(bench::Arguments),
-    /// What continuous integration runs: all of `test`, from a clean machine.
+    /// What continuous integration runs: all of `test`, then `test --kernel 6.1`, from a
+    /// clean machine.
     Ci,
 }
 
@@ -43,7 +48,8 @@ fn main() -> anyhow::Result<()> {
         Task::Run(arguments) => run::run(&arguments),
         Task::Demo => demo::demo(),
         Task::Test(arguments) => test::test(&arguments),
+        Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
-        Task::Ci => test::test(&test::Arguments::default()),
+        Task::Ci => test::ci(),
     }
 }

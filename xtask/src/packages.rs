@@ -9,11 +9,14 @@ use crate::command::output;
 /// What linking the agent takes.
 pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "libmnl-dev", "libnftnl-dev", "pkg-config"];
 
-/// What the end-to-end tests drive or compare with, besides [`DEMO`].
+/// What the end-to-end tests drive or compare with, besides [`DEMO`], and what builds
+/// libFuzzer.
 pub(crate) const TEST: &[&str] = &[
     "bpftool",
+    "curl",
     "ethtool",
     "faketime",
+    "g++",
     "hping3",
     "iputils-ping",
     "knockd",
@@ -22,8 +25,12 @@ pub(crate) const TEST: &[&str] = &[
     "openssh-client",
     "openssh-server",
     "python3-scapy",
+    "systemd",
     "tcpdump",
 ];
+
+/// What other kernels are unpacked and booted with.
+pub(crate) const KERNEL: &[&str] = &["kmod", "qemu-system-x86"];
 
 /// What the benchmark compares with.
 pub(crate) const PEERS: &[&str] = &["knockd", "xdp-tools"];

@@ -14,7 +14,8 @@ use crate::{
 const LINKER_VERSION: &str = "0.13.0";
 
 /// The checks that cargo does not bring: the program, and the releases that will do.
-const TOOLS: [(&str, &str); 2] = [("cargo-deny", "^0.20"), ("cargo-machete", "^0.9")];
+const TOOLS: [(&str, &str); 3] =
+    [("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13"), ("cargo-machete", "^0.9")];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -32,10 +33,12 @@ pub(crate) enum Group {
     Demo,
     /// Running every check and test.
     Test,
+    /// The tests on other kernels, too.
+    Kernel,
 }
 
 pub(crate) fn setup(arguments: &Arguments) -> anyhow::Result<()> {
-    ensure(Group::Test, !arguments.no_install)?;
+    ensure(Group::Kernel, !arguments.no_install)?;
     let found = toolchain::find()?;
     println!(
         "Everything is there. The XDP program is built with the toolchain {} and {}.",
@@ -57,7 +60,7 @@ pub(crate) fn ensure(group: Group, install: bool) -> anyhow::Result<()> {
     plan.packages(&wanted_packages(group))?;
     plan.compiler(group)?;
     plan.linker()?;
-    if group == Group::Test {
+    if group >= Group::Test {
         plan.tools()?;
     }
     if missing.is_empty() {
@@ -85,6 +88,9 @@ fn wanted_packages(group: Group) -> Vec<&'static str> {
     if group >= Group::Test {
         wanted.extend(packages::TEST);
     }
+    if group >= Group::Kernel && cfg!(target_arch = "x86_64") {
+        wanted.extend(packages::KERNEL);
+    }
     wanted
 }
 
@@ -97,7 +103,7 @@ fn check_elsewhere(group: Group) -> anyhow::Result<()> {
     if let Err(error) = toolchain::find() {
         missing.push(format!("the BPF toolchain ({error})"));
     }
-    if group == Group::Test {
+    if group >= Group::Test {
         let tools = TOOLS.map(|(program, _)| program);
         missing.extend(tools.into_iter().filter(|t| which::which(t).is_err()).map(str::to_owned));
     }
@@ -109,7 +115,8 @@ fn check_elsewhere(group: Group) -> anyhow::Result<()> {
          Needed are a C compiler, pkg-config, the development files of libnftnl and libmnl, \
          `rustup toolchain install nightly --component rust-src`, and bpf-linker \
          {LINKER_VERSION} linked with an LLVM no older than that nightly's; \
-         the tests also drive {} and {}",
+         the tests also drive {} and {}; other kernels come from Debian's archive through apt, so \
+         they can be tested on Debian only",
         missing.join(", "),
         packages::DEMO.join(", "),
         packages::TEST.join(", ")
@@ -229,7 +236,7 @@ impl Plan<'_> {
 
     fn tools(&mut self) -> anyhow::Result<()> {
         for (program, version) in TOOLS {
-            // Both are cargo subcommands, which cargo also finds in its own directory.
+            // All are cargo subcommands, which cargo also finds in its own directory.
             if which::which(program).is_ok() {
                 continue;
             }

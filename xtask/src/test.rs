@@ -11,33 +11,62 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
-    command::{cargo, output, print, run},
+    command::{cargo, host, print, run},
+    fuzz, kernel,
     setup::{self, Group},
 };
-use report::Totals;
+pub(crate) use report::Totals;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
     /// Run only the tests whose names contain one of these, and no other check.
     filter: Vec<String>,
+    /// Runs those tests that meet a kernel on this one, in qemu: 6.1, 6.12, 7.2, or 5.10,
+    /// which must be refused; or on all of them.
+    #[arg(long, value_name = "VERSION|all")]
+    kernel: Option<String>,
+    /// There, runs only a part of the longest test program, as `ci` does.
+    #[arg(long, requires = "kernel", conflicts_with = "filter")]
+    essential: bool,
 }
 
 /// Everything on the host: the XDP program has a target of its own.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 
 pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { filter, kernel, essential } = arguments;
+    let mut totals = Totals::default();
+    if let Some(name) = kernel {
+        let selection = match essential {
+            true => kernel::Selection::Essential,
+            false => kernel::Selection::Named(filter),
+        };
+        let outcome = kernel::test(name, selection, &mut totals);
+        println!("{totals}");
+        return outcome;
+    }
     setup::ensure(Group::Test, true)?;
     let mut stages = Stages::default();
-    let mut outcome = Ok(());
-    if arguments.filter.is_empty() {
-        outcome = stages.checks();
-    }
-    let mut totals = Totals::default();
-    if outcome.is_ok() {
-        outcome = stages.tests(&arguments.filter, &mut totals);
-    }
+    let outcome = if filter.is_empty() {
+        stages.everything(&mut totals)
+    } else {
+        stages.tests(filter, &mut totals)
+    };
     stages.print();
     // Nothing may follow this line, except an error.
+    println!("{totals}");
+    outcome
+}
+
+/// All of it on the host, then on an old kernel.
+pub(crate) fn ci() -> anyhow::Result<()> {
+    setup::ensure(Group::Kernel, true)?;
+    let (mut stages, mut totals) = (Stages::default(), Totals::default());
+    let outcome = stages.everything(&mut totals).and_then(|()| {
+        let essential = kernel::Selection::Essential;
+        stages.stage("kernel 6.1", || kernel::test(kernel::OF_CI, essential, &mut totals))
+    });
+    stages.print();
     println!("{totals}");
     outcome
 }
@@ -61,6 +90,12 @@ impl Stages {
 
     fn command(&mut self, name: &'static str, command: &mut Command) -> anyhow::Result<()> {
         self.stage(name, || run(command))
+    }
+
+    fn everything(&mut self, totals: &mut Totals) -> anyhow::Result<()> {
+        self.checks()?;
+        self.tests(&[], totals)?;
+        self.stage("fuzzing", || fuzz::run_targets(&fuzz::Arguments::short()))
     }
 
     fn checks(&mut self) -> anyhow::Result<()> {
@@ -126,10 +161,7 @@ fn bpf_target_arch() -> String {
 
 /// The variable that names what cargo runs test programs through on this host.
 fn runner_variable() -> anyhow::Result<String> {
-    let verbose = output(Command::new("rustc").arg("-vV"))?;
-    let host = verbose.lines().find_map(|line| line.strip_prefix("host: "));
-    let host = host.context("rustc -vV names no host")?;
-    Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace(['-', '.'], "_")))
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace(['-', '.'], "_")))
 }
 
 /// Runs cargo test, hands its output on, and adds up its result lines.

@@ -12,9 +12,9 @@ use knock_common::sealed::{Clock, SealedEvent};
 use tracing::{error, info, warn};
 
 use super::{Agent, AgentError, Sources, clock, start};
-use crate::compile::{Served, taken};
+use crate::compile::{Served, Way, taken};
 use crate::kernel::{Detector, KernelError, MAX_KEYS};
-use crate::keyring::{Admission, Denial, Keyring, Numbers, Way, until_next_slot};
+use crate::keyring::{Admission, Denial, Keyring, Numbers, until_next_slot};
 use crate::keys::{Action, Folder, Newest};
 use crate::places::Places;
 use crate::policy::{Method, Policy};

@@ -22,7 +22,7 @@ impl Agent {
             match present.iter().find(|one| one.index == index) {
                 // A link that the kernel has ended, as when an index came again.
                 Some(found) if found.xdp.is_none() => {
-                    self.detach(index, &name, "detached by itself")
+                    self.detach(index, &name, "detached by itself");
                 }
                 Some(found) if !self.keeper.policy.watches(&found.name) => {
                     self.detach(index, &found.name, "no longer watched");

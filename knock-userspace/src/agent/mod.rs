@@ -125,7 +125,7 @@ pub async fn run(
     on_ready();
     let sources = Sources { events, sealed, key_changes, trace, watch, interfaces, inbox, signals };
     let result = agent.serve(sources).await;
-    control.abort();
+    control.end().await;
     agent.stop(lock).await;
     result
 }

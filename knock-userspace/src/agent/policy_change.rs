@@ -38,7 +38,8 @@ impl Agent {
     ) -> Result<String, Problem> {
         let policy =
             (self.options.reread)().map_err(|error| Problem::new(Fault::Request, error))?;
-        if policy.mode == Mode::Enforce {
+        // What was confirmed goes on being enforced, whatever the config says.
+        if policy.mode == Mode::Enforce || self.state.confirmed != 0 {
             self.refuse_lockout(&policy, caller)?;
         }
         let doors = policy.doors.len();

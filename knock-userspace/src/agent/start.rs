@@ -44,7 +44,25 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
     let interfaces = Interfaces::open()?;
     let present = interfaces.list().await?;
     let (pins, record) = open_record(options)?;
-    refuse_occupied(&policy, &present, pins.as_ref())?;
+    let is_first = record.state()?.is_new();
+    let started = go_on(policy, options, interfaces, &present, pins.clone(), record);
+    if let (Err(_), true, Some(pins)) = (&started, is_first, pins) {
+        // Whatever is in there, this agent put it there. The error before counts more.
+        let _ = pins.remove_all();
+    }
+    started
+}
+
+/// The same with what is there now: interfaces, and what another agent may have left.
+fn go_on(
+    policy: Policy,
+    options: &Options,
+    interfaces: Interfaces,
+    present: &[Interface],
+    pins: Option<Pins>,
+    record: Record,
+) -> Result<Started, AgentError> {
+    refuse_occupied(&policy, present, pins.as_ref())?;
     let state = record.state()?;
     let trie = match &pins {
         Some(pins) => Trie::restored(Detector::pinned_edges(pins)?, state.next_node()),
@@ -73,7 +91,7 @@ pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, 
     for pattern in keeper.policy.awaited(&names) {
         warn!(interface = pattern, present = names.join(","), "not there yet; waiting for it");
     }
-    detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), &present)?;
+    detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), present)?;
 
     let (restore, revoke) = adopt(&mut keeper, held.as_ref())?;
     let trial = held.as_ref().and_then(|status| status.trial);

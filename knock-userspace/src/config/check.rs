@@ -15,7 +15,7 @@ const WITHIN: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(300);
 const OPEN_FOR: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
-const LATE: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const LATE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const GRANTS: std::ops::RangeInclusive<u32> = 1..=10_000_000;
 const WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);

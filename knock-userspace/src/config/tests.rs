@@ -165,7 +165,7 @@ fn every_mistake_is_shown_with_its_place_and_what_would_be_right() {
         (
             "a knock that waits too long",
             format!("late_grants = \"1day\"\n{SSH}"),
-            &["test.toml:1:15", "0s to 1h"],
+            &["test.toml:1:15", "1s to 1h"],
         ),
         ("host bits", format!("always_allow = [\"192.0.2.7/24\"]\n{SSH}"), &["192.0.2.0/24"]),
         ("too many strays", format!("strays = 16\n{SSH}"), &["test.toml:1:10", "0 to 15"]),

@@ -37,7 +37,7 @@ pub(crate) fn duration(text: &str, limits: RangeInclusive<Duration>) -> Result<D
     let range = format!("give from {} to {}", show(limits.start()), show(limits.end()));
     match humantime::parse_duration(text) {
         Ok(duration) if limits.contains(&duration) => Ok(duration),
-        Ok(duration) if duration.is_zero() && !limits.start().is_zero() => {
+        Ok(duration) if duration.is_zero() => {
             Err(("no time at all would never open".into(), range))
         }
         Ok(_) => Err((format!("`{text}` is out of range"), range)),

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, State};
@@ -11,13 +12,27 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Call, Caller, Fault, Open, Outbox, Problem, Reply, Request, Revoke, Try};
+use super::{Caller, Fault, Open, Problem, Reply, Request, Revoke, Try};
 
 /// The longest request that is read, in bytes.
 const LONGEST: usize = 16 << 10;
+
+/// A request on its way to the event loop, and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Result<Reply, Problem>>,
+}
+
+/// Where requests go in.
+pub type Outbox = mpsc::Sender<Call>;
+/// Where the event loop takes them.
+pub type Inbox = mpsc::Receiver<Call>;
 
 /// Why nobody can speak to the agent.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +42,32 @@ pub struct ServeError {
     source: io::Error,
 }
 
-/// Takes requests at `path`, which only this user can reach, and hands them to `outbox`, until
-/// the task is aborted.
+/// Takes requests.
+#[derive(Debug)]
+pub struct Server {
+    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Server {
+    /// Lets answers that are under way get to whoever asked, and takes no more requests.
+    pub async fn end(self) {
+        /// Nobody who reads takes longer, and nobody else is waited for.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let Self { mut task, stop } = self;
+        let _ = stop.send(());
+        if tokio::time::timeout(PATIENCE, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+/// Takes requests at `path`, which only this user can reach, and hands them to `outbox`.
 ///
 /// # Errors
 ///
 /// If the socket cannot be made.
-pub fn serve(path: &Path, outbox: Outbox) -> Result<JoinHandle<()>, ServeError> {
+pub fn serve(path: &Path, outbox: Outbox) -> Result<Server, ServeError> {
     let fail = |source| ServeError { path: path.display().to_string(), source };
     // Whoever holds the lock may remove the socket of one that was killed.
     match std::fs::remove_file(path) {
@@ -44,10 +78,13 @@ pub fn serve(path: &Path, outbox: Outbox) -> Result<JoinHandle<()>, ServeError> 
     let listener = UnixListener::bind(path).map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
     let router = router(outbox);
-    Ok(tokio::spawn(async move {
-        // It goes on for ever: axum itself waits and tries again where accept(2) fails.
-        let _ = axum::serve(listener, router).await;
-    }))
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let stopped = async { _ = stopped.await };
+        // It never fails: axum itself waits and tries again where accept(2) does.
+        let _ = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
+    });
+    Ok(Server { task, stop })
 }
 
 fn router(outbox: Outbox) -> Router {

@@ -16,6 +16,10 @@ const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 /// Tables of legacy iptables; `nat` tracks connections.
 const LEGACY: [&str; 2] =
     ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
+/// Every loaded module, one a line, its name first.
+const MODULES: &str = "/proc/modules";
+/// The modules that make those tables.
+const LEGACY_NAT: [&str; 2] = ["iptable_nat", "ip6table_nat"];
 /// Expressions of nftables that need connection tracking.
 const NATIVE: [&str; 7] = ["ct", "nat", "masq", "redir", "connlimit", "flow_offload", "synproxy"];
 /// Matches and targets of iptables (through nftables) that need it.
@@ -43,10 +47,8 @@ pub(super) fn in_use(socket: &mut Socket) -> Result<bool, FirewallError> {
     if read(COUNT)?.is_some_and(|count| count.trim() != "0") {
         return Ok(true);
     }
-    for path in LEGACY {
-        if read(path)?.is_some_and(|tables| tables.lines().any(|table| table == "nat")) {
-            return Ok(true);
-        }
+    if legacy_in_use()? {
+        return Ok(true);
     }
     let question = Message::new(
         libc::NFT_MSG_GETRULE,
@@ -59,12 +61,39 @@ pub(super) fn in_use(socket: &mut Socket) -> Result<bool, FirewallError> {
     Ok(rules.iter().any(|rule| !is_ours(rule) && tracks(rule)))
 }
 
-fn is_ours(rule: &[u8]) -> bool {
+/// Legacy iptables has a table `nat`. Only root may read which tables a namespace has; an agent
+/// with a user of its own asks instead whether the module is there, for all namespaces at once.
+/// It errs on the side of tracking, which lets through what it should and costs a little.
+fn legacy_in_use() -> Result<bool, FirewallError> {
+    for path in LEGACY {
+        match read(path) {
+            Ok(tables) if tables.iter().flat_map(|text| text.lines()).any(|name| name == "nat") => {
+                return Ok(true);
+            }
+            Ok(_) => {}
+            Err(FirewallError::Proc { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                return Ok(read(MODULES)?.is_some_and(|modules| has_legacy_nat(&modules)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether one of [`LEGACY_NAT`] is among `modules`, as [`MODULES`] lists them.
+fn has_legacy_nat(modules: &str) -> bool {
+    let mut names = modules.lines().filter_map(|line| line.split(' ').next());
+    names.any(|name| LEGACY_NAT.contains(&name))
+}
+
+pub(super) fn is_ours(rule: &[u8]) -> bool {
     wire::find(rule, NFTA_RULE_TABLE).and_then(wire::as_text) == Some(TABLE_NAME)
 }
 
 /// Whether a rule has an expression that needs connection tracking.
-fn tracks(rule: &[u8]) -> bool {
+pub(super) fn tracks(rule: &[u8]) -> bool {
     let expressions = wire::find(rule, NFTA_RULE_EXPRESSIONS).unwrap_or_default();
     wire::attributes(expressions).any(|(_, expression)| {
         let name = wire::find(expression, NFTA_EXPR_NAME).and_then(wire::as_text);
@@ -85,5 +114,21 @@ fn read(path: &'static str) -> Result<Option<String>, FirewallError> {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(FirewallError::Proc { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modules_of_legacy_nat_are_told_from_those_that_they_need() {
+        let without =
+            "nf_nat 57344 1 nft_nat, Live 0x0\nip_tables 36864 1 iptable_filter, Live 0x0\n";
+        assert!(!has_legacy_nat(without));
+        assert!(!has_legacy_nat("x 1 1 iptable_nat, Live 0x0\n"), "who needs it is no proof");
+        for name in LEGACY_NAT {
+            assert!(has_legacy_nat(&format!("{without}{name} 16384 1 - Live 0x0\n")), "{name}");
+        }
     }
 }

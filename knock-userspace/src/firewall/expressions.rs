@@ -14,6 +14,7 @@ pub(super) const R0: u32 = libc::NFT_REG32_00 as u32;
 pub(super) const R1: u32 = libc::NFT_REG32_01 as u32;
 
 /// One expression: its name in the kernel and its attributes, numbered by libnftnl.
+#[derive(Clone)]
 pub(super) struct Expression {
     name: &'static CStr,
     numbers: Vec<(u32, u32)>,
@@ -68,10 +69,30 @@ pub(super) fn payload(base: i32, offset: u32, length: u32, register: u32) -> Exp
     )
 }
 
+/// Offset and flags in an IPv6 fragment header; a packet without one does not match the rule.
+pub(super) fn fragment_field(register: u32) -> Expression {
+    const FRAGMENT: u8 = 44;
+    Expression::new(
+        c"exthdr",
+        &[
+            (sys::NFTNL_EXPR_EXTHDR_OFFSET, 2),
+            (sys::NFTNL_EXPR_EXTHDR_LEN, 2),
+            (sys::NFTNL_EXPR_EXTHDR_DREG, register),
+        ],
+    )
+    .data(sys::NFTNL_EXPR_EXTHDR_TYPE, &[FRAGMENT])
+}
+
 /// `ct state`: reading it switches connection tracking on in the network namespace.
 pub(super) fn ct_state(register: u32) -> Expression {
     let key = (sys::NFTNL_EXPR_CT_KEY, libc::NFT_CT_STATE as u32);
     Expression::new(c"ct", &[key, (sys::NFTNL_EXPR_CT_DREG, register)])
+}
+
+/// These bytes, whatever the packet is.
+pub(super) fn constant(register: u32, bytes: &[u8]) -> Expression {
+    Expression::new(c"immediate", &[(sys::NFTNL_EXPR_IMM_DREG, register)])
+        .data(sys::NFTNL_EXPR_IMM_DATA, bytes)
 }
 
 /// `register & mask`, in place.
@@ -96,6 +117,11 @@ pub(super) fn equal(register: u32, value: &[u8]) -> Expression {
 /// `register != value`.
 pub(super) fn unequal(register: u32, value: &[u8]) -> Expression {
     compare(libc::NFT_CMP_NEQ, register, value)
+}
+
+/// `register >= value`.
+pub(super) fn at_least(register: u32, value: &[u8]) -> Expression {
+    compare(libc::NFT_CMP_GTE, register, value)
 }
 
 fn compare(how: i32, register: u32, value: &[u8]) -> Expression {

@@ -6,7 +6,10 @@
 mod conntrack;
 mod error;
 mod expressions;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
+mod probe;
 mod rules;
 mod ruleset;
 mod sets;
@@ -23,6 +26,7 @@ use nftnl::{Batch, MsgType, ProtoFamily, Table};
 
 pub use self::error::FirewallError;
 use self::message::Message;
+pub use self::probe::{Ability, has};
 pub use self::ruleset::{Ruleset, Tracking};
 use self::sets::{Element, Set};
 use self::socket::Socket;
@@ -224,7 +228,9 @@ impl Transaction {
         };
         let trial: Vec<_> = match ruleset.trial {
             Some(lasts) => {
-                ruleset.guarded.keys().map(|service| Element::passing(*service, lasts)).collect()
+                let services = ruleset.guarded.keys().map(|service| sets::service_key(*service));
+                let keys = services.chain([sets::ANY_TRIAL]);
+                keys.map(|key| Element::passing(key, lasts)).collect()
             }
             None => Vec::new(),
         };

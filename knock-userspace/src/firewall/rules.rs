@@ -1,4 +1,4 @@
-//! The two chains and their rules.
+//! The three chains and their rules.
 
 use std::net::IpAddr;
 
@@ -14,6 +14,7 @@ use crate::policy::Mode;
 
 pub(super) const GUARD: &std::ffi::CStr = c"guard";
 pub(super) const CHECK: &std::ffi::CStr = c"check";
+const FIRST_FRAGMENT: &std::ffi::CStr = c"first_fragment";
 pub(super) const REFUSED: &std::ffi::CStr = c"refused";
 
 /// After connection tracking (-200) and before destination NAT (-100), where ports are
@@ -23,9 +24,11 @@ const PRIORITY: i32 = -150;
 /// `NF_CT_STATE_BIT`: established and related.
 const RUNNING: u32 = 1 << 1 | 1 << 2;
 
-/// Offset of the TCP flags, and those that tell an opening SYN from the rest.
+/// Offset of the TCP flags, and those that tell what opens a connection from the rest. With
+/// FIN or RST beside the SYN it opens none here, but might on a host that a port is
+/// forwarded to.
 const TCP_FLAGS: u32 = 13;
-const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN_ACK: u8 = 0x12;
 const SYN: u8 = 0x02;
 
 /// Adds the chains to the batch, empties them, and fills them.
@@ -35,7 +38,8 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
     guard.set_hook(Hook::PreRouting, PRIORITY);
     guard.set_policy(Policy::Accept);
     let check = Chain::new(CHECK, table);
-    for chain in [&guard, &check] {
+    let first_fragment = Chain::new(FIRST_FRAGMENT, table);
+    for chain in [&guard, &check, &first_fragment] {
         batch.add(chain, MsgType::Add);
         // A rule without a handle stands for all rules of its chain.
         batch.add(&Rule::new(chain), MsgType::Del);
@@ -46,7 +50,11 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
     let entries = std::iter::once(expr::is_in(sets::INTERFACES.name))
         .chain(patterns.map(|prefix| expr::equal(R0, prefix.as_bytes())));
     for on_interface in entries {
-        let mut entry = vec![expr::meta(libc::NFT_META_IIFNAME, R0), on_interface];
+        let watched = [expr::meta(libc::NFT_META_IIFNAME, R0), on_interface];
+        let mut fragment = first_fragments();
+        fragment.extend(watched.clone());
+        add(batch, &guard, fragment, Some(Verdict::Jump { chain: FIRST_FRAGMENT.into() }));
+        let mut entry = Vec::from(watched);
         entry.extend(expr::service(R0));
         entry.push(expr::is_in(sets::GUARDED.name));
         add(batch, &guard, entry, Some(Verdict::Jump { chain: CHECK.into() }));
@@ -65,10 +73,21 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
         add(batch, &check, running_by_flags(), Some(Verdict::Accept));
     }
     let drop = (ruleset.mode == Mode::Enforce).then_some(Verdict::Drop);
+    // Any port at all; the comparison says so to who lists the rules.
+    let port = expr::payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, R0);
+    let any_port = vec![port, expr::at_least(R0, &[0, 0])];
+    add(batch, &first_fragment, any_port, Some(Verdict::Return));
+    add(batch, &first_fragment, vec![expr::count(REFUSED)], drop.clone());
     add(batch, &check, vec![expr::count(REFUSED)], drop);
     if ruleset.mode == Mode::Observe && ruleset.trial.is_some() {
         add(batch, &check, on_trial(), Some(Verdict::Drop));
+        add(batch, &first_fragment, while_trial(), Some(Verdict::Drop));
     }
+}
+
+/// A trial goes on, whatever the packet is to. The key is no service that a packet could name.
+fn while_trial() -> Vec<Expression> {
+    vec![expr::constant(R0, &sets::ANY_TRIAL), expr::is_in(sets::TRIAL.name)]
 }
 
 /// The service is closed for the time of a trial. Its elements end by themselves, and with
@@ -77,6 +96,20 @@ fn on_trial() -> Vec<Expression> {
     let mut rule = Vec::from(expr::service(R0));
     rule.push(expr::is_in(sets::TRIAL.name));
     rule
+}
+
+/// A first fragment of IPv6. Behind extension headers its port may come in the second one,
+/// where no rule can read it, and the host puts both together after the guard. RFC 8200
+/// (4.5) wants all headers in the first, so one without a port is refused.
+fn first_fragments() -> Vec<Expression> {
+    const OFFSET: [u8; 2] = 0xfff8u16.to_be_bytes();
+    vec![
+        expr::meta(libc::NFT_META_NFPROTO, R0),
+        expr::equal(R0, &[libc::NFPROTO_IPV6 as u8]),
+        expr::fragment_field(R0),
+        expr::mask(R0, &OFFSET),
+        expr::equal(R0, &[0, 0]),
+    ]
 }
 
 /// The source is within a prefix.
@@ -109,7 +142,7 @@ fn running_by_flags() -> Vec<Expression> {
     rule.extend(expr::service(R0));
     rule.push(expr::is_not_in(sets::CUT.name));
     rule.push(expr::payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS, 1, R0));
-    rule.push(expr::mask(R0, &[FIN_SYN_RST_ACK]));
+    rule.push(expr::mask(R0, &[SYN_ACK]));
     rule.push(expr::unequal(R0, &[SYN]));
     rule
 }

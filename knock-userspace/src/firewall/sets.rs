@@ -60,6 +60,8 @@ pub(super) const OPEN6: Set =
     Set::new(c"open6", 5, IPV6_ADDR << (2 * TYPE_BITS) | SERVICE, 24, Some(Family::V6));
 /// Services that are closed for the time of a trial.
 pub(super) const TRIAL: Set = Set { timed: true, ..Set::new(c"trial", 6, SERVICE, 8, None) };
+/// In [`TRIAL`] as long as there is a trial at all.
+pub(super) const ANY_TRIAL: [u8; 8] = [0; 8];
 /// All of them.
 pub(super) const ALL: [Set; 6] = [INTERFACES, GUARDED, CUT, OPEN4, OPEN6, TRIAL];
 
@@ -161,10 +163,9 @@ impl Element {
         Self { key, lasts: None }
     }
 
-    /// An element of a set of services, which ends after this time.
-    pub(super) fn passing(service: Service, lasts: Duration) -> Self {
-        let lasts = Some(lasts.clamp(SHORTEST, LONGEST));
-        Self { key: service_key(service).to_vec(), lasts }
+    /// An element that ends after this time.
+    pub(super) fn passing(key: [u8; 8], lasts: Duration) -> Self {
+        Self { key: key.to_vec(), lasts: Some(lasts.clamp(SHORTEST, LONGEST)) }
     }
 
     /// The element that is a grant.

@@ -156,7 +156,7 @@ impl Socket {
                         };
                     }
                     _ => {
-                        found.extend(answer.body.get(HEADERS - NLMSG_HEADER..).map(<[u8]>::to_vec));
+                        found.extend(answer.attributes().map(<[u8]>::to_vec));
                     }
                 }
             }
@@ -216,8 +216,13 @@ impl Socket {
 }
 
 impl Answer<'_> {
+    /// What follows the header of nfnetlink, in an answer that is no error.
+    pub(super) fn attributes(&self) -> Option<&[u8]> {
+        self.body.get(HEADERS - NLMSG_HEADER..)
+    }
+
     /// The error that an `NLMSG_ERROR` carries; none if it is an acknowledgement.
-    fn error(&self, doing: &'static str) -> Result<Option<Errno>, FirewallError> {
+    pub(super) fn error(&self, doing: &'static str) -> Result<Option<Errno>, FirewallError> {
         let code = self.body.first_chunk().map(|code| i32::from_ne_bytes(*code));
         match code {
             Some(0) => Ok(None),

@@ -82,7 +82,10 @@ pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
     })
 }
 
-fn elements(socket: &mut Socket, set: &sets::Set) -> Result<Vec<sets::Element>, FirewallError> {
+pub(super) fn elements(
+    socket: &mut Socket,
+    set: &sets::Set,
+) -> Result<Vec<sets::Element>, FirewallError> {
     let messages = socket.ask(DOING, &set.dump())?;
     Ok(messages.iter().flat_map(|message| sets::Element::parse(message)).collect())
 }
@@ -91,12 +94,15 @@ fn refused(socket: &mut Socket) -> Result<(u64, u64), FirewallError> {
     let question = super::counter_attributes();
     let found = socket
         .ask(DOING, &Message::new(libc::NFT_MSG_GETOBJ, libc::NLM_F_ACK, FAMILY, question))?;
-    let number = |kind| {
-        let data = wire::find(found.first()?, NFTA_OBJ_DATA)?;
-        wire::find(data, kind).and_then(wire::as_u64)
-    };
-    let both = number(NFTA_COUNTER_PACKETS).zip(number(NFTA_COUNTER_BYTES));
+    let both = found.first().and_then(|object| counted(object));
     both.ok_or(FirewallError::Malformed { doing: DOING, what: "a counter without numbers" })
+}
+
+/// The packets and bytes of a counter.
+pub(super) fn counted(object: &[u8]) -> Option<(u64, u64)> {
+    let data = wire::find(object, NFTA_OBJ_DATA)?;
+    let number = |kind| wire::find(data, kind).and_then(wire::as_u64);
+    number(NFTA_COUNTER_PACKETS).zip(number(NFTA_COUNTER_BYTES))
 }
 
 /// The data of all expressions of this name in a rule.
@@ -108,7 +114,7 @@ fn expressions<'a>(rule: &'a [u8], name: &'a str) -> impl Iterator<Item = &'a [u
     })
 }
 
-fn has_drop(rule: &[u8]) -> bool {
+pub(super) fn has_drop(rule: &[u8]) -> bool {
     expressions(rule, "immediate").any(|immediate| {
         wire::find(immediate, NFTA_IMMEDIATE_DATA)
             .and_then(|data| wire::find(data, NFTA_DATA_VERDICT))
@@ -119,7 +125,7 @@ fn has_drop(rule: &[u8]) -> bool {
 }
 
 /// The prefix of a rule that is a masked comparison of the source address.
-fn prefix(rule: &[u8]) -> Option<IpNet> {
+pub(super) fn prefix(rule: &[u8]) -> Option<IpNet> {
     if expressions(rule, "lookup").next().is_some() {
         return None;
     }

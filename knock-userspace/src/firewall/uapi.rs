@@ -1,6 +1,7 @@
 //! Attribute numbers of `linux/netfilter/nf_tables.h` that neither libc nor nftnl-sys has.
 
 pub(super) const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
 
 pub(super) const NFTA_SET_TABLE: u16 = 1;
 pub(super) const NFTA_SET_NAME: u16 = 2;

@@ -28,7 +28,11 @@ pub enum KernelError {
         fits: u32,
     },
     /// The kernel is too old.
-    #[error("this kernel lacks {}; the detector needs Linux 5.15 or later", .0.join(", "))]
+    #[error(
+        "this kernel lacks {}; the detector needs Linux {} or later",
+        .0.join(", "),
+        super::features::FLOOR
+    )]
     TooOld(Vec<String>),
     /// The verifier or the kernel refused the program.
     #[error("the kernel refused the detector: {0}")]

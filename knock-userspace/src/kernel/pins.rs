@@ -16,7 +16,7 @@ use nix::sys::statfs::statfs;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-const NEW: &str = "new";
+const NEW: &str = "-new";
 
 /// The folder, which is there and belongs to this agent alone.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Pins {
             make_folder(&folder)?;
         }
         for path in files(&pins.layout())? {
-            if path.extension().is_some_and(|extension| extension == NEW) {
+            if path.to_string_lossy().ends_with(NEW) {
                 // Left by an agent that was killed half-way.
                 remove(&path)?;
             }
@@ -108,7 +108,8 @@ impl Pins {
         }
     }
 
-    /// Removes all that was pinned: attached programs are detached, maps are gone.
+    /// Removes all that was pinned: attached programs are detached, maps are gone. The folder
+    /// itself stays if this user must not remove it.
     ///
     /// # Errors
     ///
@@ -118,10 +119,19 @@ impl Pins {
             remove_folder(&folder)?;
         }
         match fs::remove_dir(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(PinsError::at("remove", &self.folder)(error))
+            // An agent with a user of its own owns the folder, not its place; and a service
+            // manager may have mounted it. Empty, it does no harm.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ResourceBusy
+                ) =>
+            {
+                Ok(())
             }
-            _ => Ok(()),
+            result => result.map_err(PinsError::at("remove", &self.folder)),
         }
     }
 
@@ -137,7 +147,7 @@ impl Pins {
 
     /// Where a map is pinned that will take the place of the one called `name`.
     pub(super) fn new_map(&self, name: &str) -> PathBuf {
-        self.map(name).with_extension(NEW)
+        self.map(&format!("{name}{NEW}"))
     }
 
     pub(super) fn link(&self, interface: u32) -> PathBuf {

@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn the_mightiest_capability_is_kept_only_where_a_smaller_one_is_lacking() {
         let all = HashSet::from(NEEDED.map(|(capability, _)| capability));
-        let mut more = all.clone();
+        let mut more = all;
         more.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_OVERRIDE]);
         assert_eq!(needed_capabilities(&more).len(), NEEDED.len());
         let old = HashSet::from([Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN]);

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use numbers::{Numbers, NumbersError};
 
+use crate::compile::Way;
 use crate::keys::{
     self, Action, Address, Addresses, DoorTag, Key, KeyDoor, KeyId, Newest, OpenError, Opener,
     Request, Roller, SLOT, Stale, Verifier, check_time, slot_of,
@@ -56,17 +57,6 @@ struct Sequence {
     door: usize,
     slot: u64,
     steps: Vec<Step>,
-}
-
-/// A way to a door that is alive for a while.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// What its event will name.
-    pub id: DoorId,
-    /// The steps in order.
-    pub steps: Vec<Step>,
-    /// Longest time from the first step to the last.
-    pub within: Duration,
 }
 
 /// What a knock with a key is allowed to do.

@@ -240,6 +240,7 @@ pub fn write_secret(path: &Path, text: &str, replace: bool) -> io::Result<()> {
     create_private(folder)?;
     // Readable for its owner only from the start (mkstemp(3)), and gone if anything fails.
     let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    give_to_owner_of(folder, file.as_file());
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
     let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
@@ -248,6 +249,21 @@ pub fn write_secret(path: &Path, text: &str, replace: bool) -> io::Result<()> {
     File::open(folder)?.sync_all()?;
     Ok(())
 }
+
+/// The agent may run as a user of its own, to whom the folder belongs; root writes for it.
+#[cfg(unix)]
+fn give_to_owner_of(folder: &Path, file: &File) {
+    use std::os::unix::fs::MetadataExt as _;
+    if let (Ok(folder), Ok(own)) = (fs::metadata(folder), file.metadata())
+        && folder.uid() != own.uid()
+    {
+        // Only root may; and who is not root writes into folders of his own.
+        let _ = std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()));
+    }
+}
+
+#[cfg(not(unix))]
+const fn give_to_owner_of(_: &Path, _: &File) {}
 
 /// A folder, and those above it, for its owner only.
 fn create_private(folder: &Path) -> io::Result<()> {

@@ -24,5 +24,7 @@ pub use process::no_core_dumps;
 pub use record::{Key, Part, RecordError, time_to_text};
 pub use replay::{Newest, Stale, WINDOW, check_time};
 pub use rolling::{Ports, PortsError, Roller, Rolling, SLOT, slot_of};
+#[cfg(feature = "fuzzing")]
+pub use sealed::read_body;
 pub use sealed::{Action, Address, MOST_DOORS, OpenError, Opener, Request, Sealer};
 pub use secret::Secret;

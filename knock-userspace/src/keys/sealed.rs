@@ -111,6 +111,12 @@ impl Request {
     }
 }
 
+/// What the inside of a packet asks for, if it means anything.
+#[cfg(feature = "fuzzing")]
+pub fn read_body(body: &[u8; BODY]) -> Option<Request> {
+    Request::read(body).ok()
+}
+
 /// `N` bytes from `at`, which lie inside.
 fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     std::array::from_fn(|n| bytes[at + n])

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open, udp_open};
+use knock_tests::process::{seconds, slowness};
+use knock_tests::services::{Echo, eventually, tcp_open, udp_open};
 use knock_tests::{Agent, Lab};
 
 use crate::{SSH, STEPS, config};
@@ -12,24 +13,27 @@ use crate::{SSH, STEPS, config};
 fn a_grant_ends_by_itself_and_the_port_is_closed_again() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"2s\""));
+    let mut agent =
+        Agent::start(&lab.server, &config("", &format!("open_for = \"{}\"", seconds(2))));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
     agent.await_closed(lab.client.v4, SSH);
-    assert!(!tcp_open(&lab.client, lab.server.v4, 22));
+    eventually("the end of the grant", || !tcp_open(&lab.client, lab.server.v4, 22));
 }
 
 #[test]
 fn a_second_knock_extends_the_grant() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"4s\""));
+    let open_for = Duration::from_secs(4) * slowness();
+    let door = format!("open_for = \"{}\"", seconds(4));
+    let mut agent = Agent::start(&lab.server, &config("", &door));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
-    let first_end = Instant::now() + Duration::from_secs(4);
+    let first_end = Instant::now() + open_for;
     // Knock again until it is a good while later, as someone who wants to stay does.
-    while Instant::now() + Duration::from_secs(2) < first_end {
+    while Instant::now() + open_for / 2 < first_end {
         xknock_steps(&lab.client, lab.server.v4, STEPS);
         let again = agent.await_opened(lab.client.v4, SSH);
         assert_eq!(again["extended"], true);
@@ -38,7 +42,7 @@ fn a_second_knock_extends_the_grant() {
         assert!(tcp_open(&lab.client, lab.server.v4, 22), "the port is open past the first end");
     }
     agent.await_closed(lab.client.v4, SSH);
-    assert!(!tcp_open(&lab.client, lab.server.v4, 22));
+    eventually("the end of the grant", || !tcp_open(&lab.client, lab.server.v4, 22));
     let closings = agent.log().matches("\"closed\"").count();
     assert_eq!(closings, 1, "an extended grant ends once");
 }

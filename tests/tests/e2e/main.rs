@@ -2,14 +2,23 @@
 
 mod clients;
 mod connections;
+mod control;
 mod floods;
 mod grants;
+mod hazards_wire;
 mod keys;
+mod lasting;
+mod lockout;
 mod modes;
+mod mtu;
+mod privileges;
+mod reload;
 mod scans;
 mod startup;
 mod stop;
+mod supervisor;
 mod wire;
+mod world;
 
 /// One door: ssh on tcp/22, three steps, with whatever a test adds at the top or in
 /// the door.
@@ -31,6 +40,22 @@ fn assert_no_trace(host: &knock_tests::Host) {
     for folder in [run, pins, state] {
         assert!(!folder.exists(), "{}", folder.display());
     }
+}
+
+/// Runs a verb of the agent on `host`, which must succeed; what it printed.
+fn verb(host: &knock_tests::Host, arguments: &[&str]) -> String {
+    let output = knock_tests::agent::xknockd_output(host, arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a verb of the agent on `host`, which must fail; what it said.
+fn refused(host: &knock_tests::Host, arguments: &[&str]) -> String {
+    let output = knock_tests::agent::xknockd_output(host, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+    said
 }
 
 /// The steps of that door, as `xknock` takes them.

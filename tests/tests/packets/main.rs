@@ -3,6 +3,7 @@
 
 mod differential;
 mod frames;
+mod hazards;
 mod knocks;
 mod rows;
 mod sealed;

@@ -4,14 +4,15 @@ use std::fmt;
 
 /// How many tests passed and failed, over all test programs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     passed: u64,
     failed: u64,
+    skipped: u64,
 }
 
 impl Totals {
     /// Counts `line` if it is the result line of a test program.
-    pub(super) fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some((_, counts)) =
             line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
@@ -21,15 +22,25 @@ impl Totals {
             match count.trim().split_once(' ') {
                 Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
                 Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                Some((number, "ignored")) => self.skip(number.parse().unwrap_or(0)),
                 _ => {}
             }
         }
+    }
+
+    /// Counts tests that could not run.
+    pub(crate) fn skip(&mut self, tests: u64) {
+        self.skipped += tests;
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed", self.passed, self.failed)
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        match self.skipped {
+            0 => Ok(()),
+            skipped => write!(f, ", {skipped} skipped"),
+        }
     }
 }
 
@@ -51,7 +62,8 @@ mod tests {
         ] {
             totals.add(line);
         }
-        assert_eq!(totals, Totals { passed: 8, failed: 2 });
-        assert_eq!(totals.to_string(), "8 passed, 2 failed");
+        assert_eq!(totals, Totals { passed: 8, failed: 2, skipped: 1 });
+        assert_eq!(totals.to_string(), "8 passed, 2 failed, 1 skipped");
+        assert_eq!(Totals::default().to_string(), "0 passed, 0 failed");
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod direct;
+mod kernel;
 mod key;
 mod policy;
 mod ports;
@@ -60,6 +61,10 @@ enum Command {
     Check {
         #[command(flatten)]
         policy: PolicyArgs,
+        /// Shows what the running kernel has of that which the detector and the guard use,
+        /// and what the verifier makes of the program. Needs root, and changes nothing.
+        #[arg(long, conflicts_with_all = ["config", "interfaces", "observe", "enforce"])]
+        kernel: bool,
     },
     /// Adds, lists and removes the keys of devices.
     #[command(subcommand)]
@@ -170,7 +175,8 @@ fn main() -> ExitCode {
         Command::Run { policy, trace_kernel, clean, force } => {
             run::run(policy, places, run::Flags { trace_kernel, clean, force })
         }
-        Command::Check { policy } => check::check(&policy),
+        Command::Check { kernel: true, .. } => kernel::check(),
+        Command::Check { policy, .. } => check::check(&policy),
         Command::Key(command) => key::key(&places, command),
         Command::Ports { from, json } => ports::ports(from, json),
         Command::Status { json } => verbs::status(&places, json),

@@ -164,7 +164,7 @@ fn candidates(report: &mut Report, effort: Effort) {
     // The ring buffer must hold what one round completes.
     let repeat = effort.repeat.min(60_000);
     let normal = Policy::default().max_sources;
-    let mut detectors = [normal, normal, 1024].map(|sources| load(&circle(), sources));
+    let mut detectors = [normal, normal, 1024].map(|sources| load(&circle(), sources, false));
     // Every place in both tables is taken before anything is measured.
     for full in [FULL, SMALL] {
         let fill = Pattern::new(SOURCE, ALL, true, &[A, B]);
@@ -265,16 +265,21 @@ fn detector(doors: usize) -> (Detector, Compiled) {
     };
     let policy = Policy { doors: (0..doors).map(door).collect(), ..Policy::default() };
     let compiled = compile(&policy, &Served::default(), rand::random()).expect("doors compile");
-    let detector = load(&compiled, policy.max_sources);
+    let detector = load(&compiled, policy.max_sources, false);
     (detector, compiled)
 }
 
-fn load(compiled: &Compiled, max_sources: u32) -> Detector {
+/// A detector with one door, with its messages or without.
+pub(crate) fn one_door(trace: bool) -> Detector {
+    load(&detector(1).1, 1024, trace)
+}
+
+fn load(compiled: &Compiled, max_sources: u32, trace: bool) -> Detector {
     let settings = Settings {
         strays: Policy::default().strays,
         max_sources,
         knocks: Knocks::Pass,
-        trace: false,
+        trace,
         hash_key: rand::random(),
     };
     Detector::load(compiled, settings).expect("the kernel takes the program")

@@ -1,7 +1,9 @@
 //! What xknock must reach.
 
+use knock_userspace::kernel::Figures;
+
 use crate::report::{Report, Unit, Value};
-use crate::{cost, flood, grants, open, throughput};
+use crate::{cost, flood, grants, open, throughput, verifier};
 
 /// Adds the goals whose figures were measured.
 pub(crate) fn judge(report: &mut Report) {
@@ -42,6 +44,13 @@ pub(crate) fn judge(report: &mut Report) {
     }
     let share = report.get(throughput::SECTION, "share of the empty program", "xknock");
     at_least(report, "throughput under noise, of the empty program", share, 97.0, Unit::Percent);
+    at_most(
+        report,
+        "instructions that the verifier reads",
+        report.get(verifier::SECTION, verifier::READ, "xknock"),
+        f64::from(Figures::BUDGET),
+        Unit::Count,
+    );
     for (gap, limit) in [("20 ms", 99.0), ("200 ms", 95.0)] {
         let case = format!("{}, {gap} between steps", flood::FULL);
         let share = report.get(flood::SECTION, &case, "xknock");

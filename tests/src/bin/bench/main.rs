@@ -14,6 +14,7 @@ mod plot;
 mod report;
 mod stats;
 mod throughput;
+mod verifier;
 mod wire;
 
 use std::fs;
@@ -82,6 +83,9 @@ fn run(report: &mut Report, arguments: &Arguments) {
     if wanted(cost::SECTION) {
         let effort = cost::Effort { rounds: if quick { 11 } else { 41 }, repeat: 200_000 };
         cost::measure(report, effort);
+    }
+    if wanted(verifier::SECTION) {
+        verifier::measure(report);
     }
     let effort = throughput::Effort {
         rounds: if quick { 3 } else { 9 },

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use knock_tests::agent::xknockd;
 use knock_tests::keys::{Capture, datagrams_to, from_elsewhere};
-use knock_tests::{Agent, raw};
+use knock_tests::{Agent, Config, raw};
 use knock_userspace::keys::{Address, Request};
 
 use super::{PORT, ROLLING, SEALED, Site, request};
@@ -34,7 +34,7 @@ fn start_with_clock(site: &Site, offset: &str) -> Agent {
     command.arg("run").arg("--config").arg(site.keys.config());
     let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
     command.env("LD_PRELOAD", library).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1");
-    Agent::start_command(&mut command)
+    Agent::spawn(command, Config::at(site.keys.config()))
 }
 
 #[test]
@@ -126,9 +126,7 @@ fn a_lost_file_of_newest_times_is_told_and_refuses_for_a_window() {
     assert!(xknockd(&site.lab.server).arg("off").status().expect("xknockd runs").success());
     std::fs::remove_file(places.newest()).expect("the file is there");
     let lost = Instant::now();
-    let mut command = xknockd(&site.lab.server);
-    command.arg("run").arg("--config").arg(site.keys.config());
-    let mut agent = Agent::start_command(&mut command);
+    let mut agent = site.start();
     assert!(agent.log().contains("knocks are refused for 20s"), "{}", agent.log());
     let refused = device.xknock(&site.lab.client, &["server", "--timeout", "1s"]);
     assert!(!refused.status.success());

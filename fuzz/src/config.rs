@@ -1,0 +1,43 @@
+//! The config: any text is either a policy that keeps its promises, or an error that can
+//! be shown.
+
+use knock_userspace::compile::{Served, compile};
+use knock_userspace::config::{ConfigError, parse};
+use knock_userspace::policy::Policy;
+
+/// Reads a config.
+///
+/// # Panics
+///
+/// If what is accepted is no policy, or what is refused comes without a reason.
+pub fn run(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match parse("fuzz.toml", text) {
+        Ok(policy) => check(&policy),
+        Err(error) => show(error),
+    }
+}
+
+fn check(policy: &Policy) {
+    assert!(!policy.doors.is_empty(), "a door at least");
+    for door in &policy.doors {
+        assert!(!door.name.is_empty() && !door.opens.is_empty(), "{door:?}");
+        assert!(door.sequence.len() >= 2, "{door:?}");
+        assert!(door.sequence.iter().all(|step| step.port != 0), "{door:?}");
+        assert!(!door.within.is_zero() && !door.open_for.is_zero(), "{door:?}");
+    }
+    // A door that a scan would open is refused here, with its name.
+    match compile(policy, &Served::default(), [7; 32]) {
+        Ok(compiled) => assert!(compiled.trie.edges.len() >= policy.doors.len()),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// As the agent shows it: with the lines that are wrong, marked.
+fn show(error: ConfigError) {
+    if let ConfigError::Mistakes { total, mistakes, .. } = &error {
+        assert!(*total >= 1 && !mistakes.is_empty(), "{error}");
+    }
+    let shown = format!("{:?}", miette::Report::new(error));
+    assert!(shown.contains("fuzz.toml"), "{shown}");
+}

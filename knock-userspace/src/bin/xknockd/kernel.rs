@@ -1,0 +1,63 @@
+//! `xknockd check --kernel`.
+
+use anyhow::{Context as _, Result};
+use comfy_table::{Table, presets};
+use knock_userspace::compile::{Served, compile};
+use knock_userspace::kernel::{Detector, FEATURES, Figures, Presence, Settings};
+use nix::sys::utsname::uname;
+
+use crate::policy::built_in;
+
+pub(crate) fn check() -> Result<()> {
+    let system = uname().context("the kernel does not tell its release")?;
+    println!(
+        "Linux {}, {}\n",
+        system.release().to_string_lossy(),
+        system.machine().to_string_lossy()
+    );
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["FEATURE", "NEEDED FOR", "SINCE", "COMMIT", "HERE", "IN ITS PLACE"]);
+    for feature in &FEATURES {
+        let here = match feature.presence() {
+            Presence::Present => "yes".to_owned(),
+            Presence::Absent => "no".to_owned(),
+            Presence::Unknown(why) => format!("unknown: {why}"),
+        };
+        table.add_row([
+            feature.name,
+            feature.needed_for,
+            feature.since,
+            feature.commit,
+            &here,
+            feature.instead.unwrap_or("nothing can"),
+        ]);
+    }
+    println!("{}\n", table.trim_fmt());
+    // Any program will do: doors are data to it.
+    let policy = built_in();
+    let compiled = compile(&policy, &Served::default(), rand::random())?;
+    let settings = Settings {
+        strays: policy.strays,
+        max_sources: 1,
+        knocks: policy.knocks,
+        trace: false,
+        hash_key: rand::random(),
+    };
+    let figures = Detector::load(&compiled, settings)?.figures()?;
+    println!("{}", describe(&figures));
+    Ok(())
+}
+
+fn describe(figures: &Figures) -> String {
+    let Figures { program, verified, translated, machine_code } = figures;
+    let read = match verified {
+        Some(read) => format!(
+            "{read} of {} instructions for `{program}`, budget {}",
+            Figures::LIMIT,
+            Figures::BUDGET
+        ),
+        None => format!("`{program}` is taken; this kernel does not tell how much was read of it"),
+    };
+    format!("verifier: {read}; {translated} bytes, {machine_code} of machine code")
+}

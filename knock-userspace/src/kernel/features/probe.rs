@@ -1,0 +1,235 @@
+//! Asking the running kernel: each question tries the thing itself, on something made for
+//! it that is gone when the answer is there.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::thread;
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+use nix::sched::{CloneFlags, unshare};
+
+/// What a probe finds: whether the feature is there, or why that cannot be found out.
+pub(super) type Answer = Result<bool, String>;
+
+pub(super) fn map(kind: MapType) -> Answer {
+    is_map_supported(kind).map_err(|error| error.to_string())
+}
+
+pub(super) fn helper(helper: BpfHelper) -> Answer {
+    is_helper_supported(ProgramType::Xdp, helper).map_err(|error| error.to_string())
+}
+
+/// Does `work` in a network namespace of its own.
+pub(super) fn apart(work: fn() -> Answer) -> Answer {
+    let enter_and_work = move || {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| format!("no network namespace to try it in: {errno}"))?;
+        work()
+    };
+    // Only the thread moves, and the namespace ends with it.
+    thread::spawn(enter_and_work).join().unwrap_or_else(|_| Err("the probe failed".to_owned()))
+}
+
+/// Commands of bpf(2) and constants of `linux/bpf.h` and `linux/if_link.h`.
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+const BPF_XDP: u32 = 37;
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+/// The first interface of every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// `struct bpf_insn`, little end first.
+const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> u64 {
+    code as u64
+        | ((from << 4 | to) as u64) << 8
+        | (offset as u16 as u64) << 16
+        | (number as u32 as u64) << 32
+}
+
+/// `r0 = XDP_DROP; exit`.
+const DROP: [u64; 2] = [instruction(0xb7, 0, 0, 0, 1), instruction(0x95, 0, 0, 0, 0)];
+
+/// Swaps a word on the stack, then drops.
+const SWAP: [u64; 6] = [
+    instruction(0x7a, 10, 0, -8, 0),
+    instruction(0xb7, 0, 0, 0, 0),
+    instruction(0xb7, 1, 0, 0, 1),
+    // BPF_STX | BPF_ATOMIC | BPF_DW, BPF_CMPXCHG
+    instruction(0xdb, 10, 1, -8, 0xf1),
+    DROP[0],
+    DROP[1],
+];
+
+pub(super) fn compare_and_swap() -> Answer {
+    answer(load(&SWAP, 0))
+}
+
+pub(super) fn frags() -> Answer {
+    answer(load(&DROP, BPF_F_XDP_HAS_FRAGS))
+}
+
+pub(super) fn mappable_array() -> Answer {
+    /// The part of `union bpf_attr` that this command needs.
+    #[repr(C)]
+    struct MapCreate {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        flags: u32,
+    }
+    let mut attribute = MapCreate {
+        kind: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: 8,
+        max_entries: 1,
+        flags: BPF_F_MMAPABLE,
+    };
+    answer(bpf(BPF_MAP_CREATE, &mut attribute).map(owned))
+}
+
+pub(super) fn xdp_link() -> Answer {
+    /// As above.
+    #[repr(C)]
+    struct LinkCreate {
+        program: u32,
+        interface: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let program = load(&DROP, 0).map_err(|error| error.to_string())?;
+    let mut attribute = LinkCreate {
+        program: program.as_raw_fd().cast_unsigned(),
+        interface: LOOPBACK,
+        attach_type: BPF_XDP,
+        flags: XDP_FLAGS_SKB_MODE,
+    };
+    answer(bpf(BPF_LINK_CREATE, &mut attribute).map(owned))
+}
+
+pub(super) fn context() -> Answer {
+    // `struct xdp_md`: only the end of the frame is set.
+    let context = [0, FRAME.len() as u32, 0, 0, 0, 0];
+    test_run(|run| {
+        run.context_length_in = size_of_val(&context) as u32;
+        run.context_in = context.as_ptr().addr() as u64;
+    })
+}
+
+pub(super) fn live_frames() -> Answer {
+    // Sent on loopback.
+    test_run(|run| {
+        run.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+        // As old as the flag, which kernels before would overlook.
+        run.batch = 1;
+    })
+}
+
+/// The part of `union bpf_attr` that `BPF_PROG_TEST_RUN` needs.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    verdict: u32,
+    length_in: u32,
+    length_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_length_in: u32,
+    context_length_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch: u32,
+    padding: u32,
+}
+
+static FRAME: [u8; 64] = [0; 64];
+
+/// Drops one frame in a test run that is changed as `how` says.
+fn test_run(how: impl FnOnce(&mut TestRun)) -> Answer {
+    let program = load(&DROP, 0).map_err(|error| error.to_string())?;
+    let mut run = TestRun {
+        program: program.as_raw_fd().cast_unsigned(),
+        length_in: FRAME.len() as u32,
+        data_in: FRAME.as_ptr().addr() as u64,
+        repeat: 1,
+        ..TestRun::default()
+    };
+    how(&mut run);
+    answer(bpf(BPF_PROG_TEST_RUN, &mut run))
+}
+
+pub(super) fn landlock() -> Answer {
+    /// `LANDLOCK_CREATE_RULESET_VERSION` of `linux/landlock.h`.
+    const VERSION: libc::c_uint = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes neither a pointer nor a size, and only answers.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0usize, VERSION) };
+    Ok(version > 0)
+}
+
+/// Loads an XDP program.
+fn load(instructions: &[u64], flags: u32) -> io::Result<OwnedFd> {
+    /// As above.
+    #[repr(C)]
+    struct ProgramLoad {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        licence: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+    }
+    let mut attribute = ProgramLoad {
+        kind: BPF_PROG_TYPE_XDP,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr().addr() as u64,
+        licence: c"GPL".as_ptr().addr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags,
+    };
+    bpf(BPF_PROG_LOAD, &mut attribute).map(owned)
+}
+
+/// Calls bpf(2). The structures above say how long what they point to is.
+fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<i32> {
+    // SAFETY: the attribute is of the size given, and lives with all that it points to until
+    // the call returns; the kernel writes into the attribute alone.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+fn owned(descriptor: i32) -> OwnedFd {
+    // SAFETY: the kernel has just returned it, and nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// Not a lack of the feature, but of the right to ask.
+fn answer<T>(tried: io::Result<T>) -> Answer {
+    match tried {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error.to_string()),
+        Err(_) => Ok(false),
+    }
+}

@@ -1,0 +1,88 @@
+//! The control socket, as other programs use it.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use knock_tests::{Agent, Host, Lab};
+use knock_userspace::places::Places;
+use serde_json::{Value, json};
+
+use crate::{config, refused};
+
+/// What curl gets: the HTTP status, and the JSON.
+fn curl(host: &Host, arguments: &[&str]) -> (u32, Value) {
+    let socket = Places::of(host.name()).socket();
+    let mut command = host.command("curl");
+    command.arg("--silent").arg("--unix-socket").arg(socket).args(["-w", "\n%{http_code}"]);
+    let output = command.args(arguments).output().expect("curl runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (body, status) = text.rsplit_once('\n').expect("a status");
+    let value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (status.parse().expect("a number"), value)
+}
+
+const JSON: [&str; 2] = ["-H", "Content-Type: application/json"];
+
+#[test]
+fn curl_asks_and_is_answered() {
+    let lab = Lab::new();
+    let agent = Agent::start(&lab.server, &config("", ""));
+    let (status, answer) = curl(&lab.server, &["http://x/v1/status"]);
+    assert_eq!(
+        (status, &answer["mode"], &answer["pinned"]),
+        (200, &json!("enforce"), &json!(true))
+    );
+    assert_eq!(answer["process"], agent.process().id());
+    let body = ["-d", r#"{"door":"ssh","address":"10.77.0.2","for":"1m"}"#, "http://x/v1/open"];
+    let (status, opened) = curl(&lab.server, &[&JSON[..], &body].concat());
+    assert_eq!((status, &opened[0]["service"]), (200, &json!("tcp/22")));
+    let (_, grants) = curl(&lab.server, &["http://x/v1/grants"]);
+    assert_eq!((&grants[0]["source"], &grants[0]["door"]), (&json!("10.77.0.2"), &json!("ssh")));
+    let (_, doors) = curl(&lab.server, &["http://x/v1/doors"]);
+    assert_eq!((&doors[0]["name"], &doors[0]["grants"]), (&json!("ssh"), &json!(1)));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_words() {
+    let lab = Lab::new();
+    let agent = Agent::start(&lab.server, &config("", ""));
+    let long = format!(r#"{{"door":"{}"}}"#, "x".repeat(100_000));
+    let rows: [(&[&str], u32, &str); 8] = [
+        (&["http://x/v1/stauts"], 404, "docs/operations.md"),
+        (&["-X", "POST", "http://x/v1/status"], 405, "with GET"),
+        (&["-d", "{", "http://x/v1/open"], 400, "EOF"),
+        (&["-d", "{}", "http://x/v1/open"], 422, "missing field `door`"),
+        (&["-d", r#"{"door":"ssh","address":"here"}"#, "http://x/v1/open"], 422, "IP address"),
+        (&["-d", r#"{"addres":"::1"}"#, "http://x/v1/revoke"], 422, "unknown field `addres`"),
+        (&["-d", r#"{"for":"soon"}"#, "http://x/v1/try"], 422, "no length of time"),
+        (&["-d", &long, "http://x/v1/open"], 413, ""),
+    ];
+    for (arguments, expected, part) in rows {
+        let (status, answer) = curl(&lab.server, &[&JSON[..], arguments].concat());
+        let said = answer["error"].as_str().unwrap_or_default();
+        assert!(status == expected && said.contains(part), "{arguments:?}: {status} {said}");
+    }
+    agent.stop();
+}
+
+#[test]
+fn nobody_else_can_reach_the_socket() {
+    let lab = Lab::new();
+    let agent = Agent::start(&lab.server, &config("", ""));
+    let places = Places::of(lab.server.name());
+    let mode = |path: &std::path::Path| {
+        std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    };
+    assert_eq!((mode(&places.run), mode(&places.socket())), (0o700, 0o600));
+    assert_eq!((mode(&places.lock()), mode(&places.pins)), (0o600, 0o700));
+    agent.stop();
+}
+
+#[test]
+fn verbs_that_need_an_agent_say_that_there_is_none() {
+    let lab = Lab::new();
+    for arguments in [&["status"][..], &["doors"], &["reload"], &["try", "1m"], &["confirm"]] {
+        assert!(refused(&lab.server, arguments).contains("no agent is running"), "{arguments:?}");
+    }
+    assert!(refused(&lab.server, &["grants"]).contains("there is no table inet xknock"));
+    assert!(refused(&lab.server, &["revoke", "10.77.0.2"]).contains("there is no table"));
+}

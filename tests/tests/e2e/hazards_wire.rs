@@ -1,0 +1,265 @@
+//! What is made to mislead, put on the wire: it opens nothing, and without a grant it gets
+//! nothing from a guarded service, while the same from who has a grant is let through.
+
+use std::net::IpAddr;
+
+use knock_common::sequence::{Protocol, Step};
+use knock_tests::clients::xknock_steps;
+use knock_tests::mangle::{
+    extended_v6, flagged, fragment_v4, fragment_v6, in_two, optioned_v4, patched_v4, patched_v6,
+};
+use knock_tests::services::{Echo, eventually};
+use knock_tests::{Agent, Host, Lab, raw};
+
+use crate::{SSH, STEPS, config};
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION: u8 = 60;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+const XMAS: u8 = 0x29;
+
+const TCP_22: Step = Step::new(Protocol::Tcp, 22);
+const UDP_22: Step = Step::new(Protocol::Udp, 22);
+/// A port that no door guards, whose packets tell that those before have been handled.
+const MARKER: Step = Step::new(Protocol::Udp, 9);
+
+/// Packets for a guarded port.
+struct Row {
+    what: &'static str,
+    frames: Vec<Vec<u8>>,
+    /// How many of them a stateless guard refuses without a grant; none if it may be either.
+    refused: Option<u64>,
+    /// Whether the service hears of them with a grant.
+    served: bool,
+    /// The same where connections are tracked.
+    tracked: bool,
+}
+
+fn row(what: &'static str, frames: impl Into<Vec<Vec<u8>>>, refused: u64, served: bool) -> Row {
+    Row { what, frames: frames.into(), refused: Some(refused), served, tracked: served }
+}
+
+/// A whole SYN as the payload of a later fragment. Rules are meant to read no port there, but
+/// that of Linux 6.18 does, which costs such a fragment and helps nobody.
+fn later_fragment(frame: &[u8]) -> Row {
+    Row {
+        refused: None,
+        ..row("a whole SYN in a last fragment", [fragment_v4(frame, 1)], 0, false)
+    }
+}
+
+/// Two destination headers, of which the first fragment has but one: a host puts the two
+/// together, port and all, behind a guard that has seen no port. With connection tracking
+/// they are put together before it.
+fn headless(frame: &[u8]) -> Row {
+    let frames = in_two(&extended_v6(frame, &[DESTINATION; 2]), 8);
+    Row { tracked: true, ..row("IPv6 fragments, no TCP at all in the first", frames, 1, false) }
+}
+
+/// All that `from` sends to the guarded port of `to`.
+fn rows(to: &Host, from: &Host) -> Vec<Row> {
+    let tcp = raw::knock(to, from.v4, TCP_22);
+    let tcp6 = raw::knock(to, from.v6, TCP_22);
+    let udp = raw::knock(to, from.v4, UDP_22);
+    let flags = |flags| [flagged(&tcp, flags)];
+    let spoofed = |source: &str| {
+        let source: IpAddr = source.parse().expect("an address");
+        [raw::knock(to, source, TCP_22)]
+    };
+    let priority_tag = [&tcp[..12], &[0x81, 0, 0, 0], &tcp[12..]].concat();
+    let mut broken_checksum = tcp.clone();
+    broken_checksum[24] ^= 1;
+    vec![
+        row("a SYN over IPv4", [tcp.clone()], 1, true),
+        row("a SYN over IPv6", [tcp6.clone()], 1, true),
+        row("SYN with PSH and URG", flags(SYN | 0x28), 1, true),
+        row("SYN+FIN", flags(SYN | FIN), 1, false),
+        row("SYN+RST", flags(SYN | RST), 1, false),
+        row("SYN in an xmas tree", flags(SYN | XMAS), 1, false),
+        row("SYN+FIN over IPv6", [flagged(&tcp6, SYN | FIN)], 1, false),
+        // These could be of a running connection, which needs no grant.
+        row("SYN+ACK", flags(SYN | ACK), 0, false),
+        row("ACK", flags(ACK), 0, false),
+        row("null", flags(0), 0, false),
+        row("xmas", flags(XMAS), 0, false),
+        row("four bytes of IPv4 options", [optioned_v4(&tcp, &[1; 4])], 1, true),
+        row("forty bytes of IPv4 options", [optioned_v4(&tcp, &[1; 40])], 1, true),
+        // RFC 791, loose source and record route by way of one router; the host takes none.
+        row("a source route", [optioned_v4(&tcp, &[0x83, 7, 4, 10, 77, 0, 9, 1])], 1, false),
+        row("IHL of 4", [patched_v4(&tcp, 0, &[0x44])], 0, false),
+        row("total length without TCP", [patched_v4(&tcp, 2, &[0, 20])], 0, false),
+        row("total length beyond the frame", [patched_v4(&tcp, 2, &[5, 0])], 0, false),
+        row("a wrong header checksum", [broken_checksum], 0, false),
+        row("a priority tag", [priority_tag], 1, true),
+        row("a tag", [raw::tagged(&tcp, &[0x8100])], 0, false),
+        row("a whole SYN in a first fragment", [fragment_v4(&tcp, 0x2000)], 1, false),
+        later_fragment(&tcp),
+        row("a SYN in two fragments, no flags in the first", in_two(&tcp, 8), 1, true),
+        row("a SYN in two fragments, flags in the first", in_two(&tcp, 16), 1, true),
+        row("a datagram in two fragments", in_two(&[&udp[..], &[0; 8]].concat(), 8), 1, false),
+        row("an atomic IPv6 fragment", [fragment_v6(&tcp6, 0)], 1, true),
+        row("a whole SYN in a first IPv6 fragment", [fragment_v6(&tcp6, 1)], 1, false),
+        row("a whole SYN in a last IPv6 fragment", [fragment_v6(&tcp6, 1 << 3)], 0, false),
+        // Since RFC 7112 a first fragment holds all headers, or the host takes none of it.
+        row("IPv6 fragments, no flags in the first", in_two(&tcp6, 8), 1, false),
+        headless(&tcp6),
+        row("a destination header", [extended_v6(&tcp6, &[DESTINATION])], 1, true),
+        row("eight destination headers", [extended_v6(&tcp6, &[DESTINATION; 8])], 1, true),
+        row("hop-by-hop", [extended_v6(&tcp6, &[HOP_BY_HOP])], 1, true),
+        row("a routing header", [extended_v6(&tcp6, &[ROUTING])], 1, false),
+        row("IPv6 payload length of 0", [patched_v6(&tcp6, 4, &[0, 0])], 0, false),
+        row("the server's own address", spoofed("10.77.0.1"), 1, false),
+        row("the server's own IPv6 address", spoofed("fd77::1"), 1, false),
+        row("0.0.0.0", spoofed("0.0.0.0"), 1, false),
+        row("127.0.0.1", spoofed("127.0.0.1"), 1, false),
+        row("a multicast source", spoofed("224.0.0.1"), 1, false),
+        row("::1", spoofed("::1"), 0, false),
+        row("a multicast IPv6 source", spoofed("ff02::1"), 0, false),
+    ]
+}
+
+/// Counts what the service answers, and the packets to the marker's port.
+fn install_probe(server: &Host) {
+    server.sh("nft -f - <<'END'\n\
+         table inet probe {\n\
+           counter served { }\n\
+           counter marker { }\n\
+           chain in { type filter hook input priority 0; udp dport 9 counter name marker; }\n\
+           chain out { type filter hook output priority 0; \
+             tcp sport 22 tcp flags & (syn | ack) == syn | ack counter name served; }\n\
+         }\nEND");
+}
+
+fn counter(host: &Host, table: &str, name: &str) -> u64 {
+    let text = host.sh(&format!("nft --json list counter inet {table} {name}"));
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let objects = json["nftables"].as_array().expect("a list");
+    let found = objects.iter().find_map(|object| object["counter"]["packets"].as_u64());
+    found.expect("the counter")
+}
+
+/// Sends the frames and waits until all were handled; how many of them the guard refused, and
+/// how often the service answered.
+fn send(lab: &Lab, frames: Vec<Vec<u8>>) -> (u64, u64) {
+    let count = |table, name| counter(&lab.server, table, name);
+    let before = [count("xknock", "refused"), count("probe", "served"), count("probe", "marker")];
+    let marker = raw::knock(&lab.server, lab.stranger.v4, MARKER);
+    raw::send_to_server(lab, [frames, vec![marker]].concat());
+    eventually("the marker", || count("probe", "marker") > before[2]);
+    (count("xknock", "refused") - before[0], count("probe", "served") - before[1])
+}
+
+/// Each row without a grant, and then with one.
+fn nothing_is_served_without_a_grant(connections: &str) {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    install_probe(&lab.server);
+    let top = format!("connections = \"{connections}\"");
+    let text = config(&top, "open_for = \"10m\"").replace("tcp/22\"", "tcp/22\", \"udp/22\"");
+    let mut agent = Agent::start(&lab.server, &text);
+    for Row { what, frames, refused, .. } in rows(&lab.server, &lab.stranger) {
+        let (found, served) = send(&lab, frames);
+        assert_eq!(served, 0, "{what}, without a grant, {connections}");
+        // Connection tracking puts fragments together first and lets no odd packet be one of
+        // a connection, so what is refused is not the same.
+        if let ("stateless", Some(refused)) = (connections, refused) {
+            assert_eq!(found, refused, "{what}: refused without a grant");
+        }
+    }
+    for address in [lab.server.v4, lab.server.v6] {
+        xknock_steps(&lab.stranger, address, STEPS);
+    }
+    agent.await_opened(lab.stranger.v4, SSH);
+    agent.await_opened(lab.stranger.v6, SSH);
+    for Row { what, frames, served, tracked, .. } in rows(&lab.server, &lab.stranger) {
+        let (_, found) = send(&lab, frames);
+        let served = if connections == "stateless" { served } else { tracked };
+        assert_eq!(found > 0, served, "{what}, with a grant, {connections}");
+    }
+}
+
+#[test]
+fn nothing_misshapen_gets_an_answer_through_a_stateless_guard() {
+    nothing_is_served_without_a_grant("stateless");
+}
+
+#[test]
+fn nothing_misshapen_gets_an_answer_through_a_tracking_guard() {
+    nothing_is_served_without_a_grant("conntrack");
+}
+
+const SEQUENCE: [Step; 3] = [
+    Step::new(Protocol::Tcp, 7000),
+    Step::new(Protocol::Udp, 8000),
+    Step::new(Protocol::Tcp, 9000),
+];
+
+/// Makes a frame something that is no knock.
+type Spoil = fn(&[u8]) -> Vec<u8>;
+
+/// A whole sequence in which every packet is spoiled (the UDP one too, where flags are not
+/// what is wrong), from a source of its own.
+const SPOILED: [(&str, &str, Spoil); 16] = [
+    ("10.77.0.100", "fragment", |frame| fragment_v4(frame, 0x2000)),
+    ("10.77.0.101", "fragment", |frame| fragment_v4(frame, 0x2001)),
+    ("10.77.0.102", "fragment", |frame| fragment_v4(frame, 1)),
+    ("10.77.0.103", "bad_header", |frame| patched_v4(frame, 0, &[0x44])),
+    ("10.77.0.104", "bad_header", |frame| patched_v4(frame, 2, &[0, 20])),
+    ("10.77.0.105", "bad_checksum", |frame| [&frame[..24], &[1, 2], &frame[26..]].concat()),
+    ("10.77.0.106", "too_many_tags", |frame| raw::tagged(frame, &[0x8100; 3])),
+    ("10.77.0.107", "truncated", |frame| frame[..41].to_vec()),
+    ("10.77.0.1", "bad_source", <[u8]>::to_vec),
+    ("0.0.0.0", "bad_source", <[u8]>::to_vec),
+    ("224.0.0.1", "bad_source", <[u8]>::to_vec),
+    ("fd77::100", "fragment", |frame| fragment_v6(frame, 1)),
+    ("fd77::101", "fragment", |frame| fragment_v6(frame, 0)),
+    ("fd77::102", "too_many_extensions", |frame| extended_v6(frame, &[DESTINATION; 7])),
+    ("fd77::103", "bad_header", |frame| patched_v6(frame, 4, &[0, 0])),
+    ("ff02::1", "bad_source", <[u8]>::to_vec),
+];
+
+#[test]
+fn no_sequence_of_spoiled_packets_opens_and_link_local_sources_are_sources() {
+    let lab = Lab::new();
+    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"10m\""));
+    let frame = |source: &str, step| raw::knock(&lab.server, source.parse().unwrap(), step);
+    for (source, _, spoil) in SPOILED {
+        let frames = SEQUENCE.map(|step| spoil(&frame(source, step)));
+        raw::send_to_server(&lab, frames.to_vec());
+    }
+    // Of TCP with other flags only the datagram between the two is a step, the second one.
+    for (source, flags) in [
+        ("10.77.0.110", SYN | FIN),
+        ("10.77.0.111", SYN | ACK),
+        ("10.77.0.112", 0),
+        ("fd77::113", XMAS),
+    ] {
+        let frames = SEQUENCE.map(|step| match step.protocol {
+            Protocol::Tcp => flagged(&frame(source, step), flags),
+            Protocol::Udp => frame(source, step),
+        });
+        raw::send_to_server(&lab, frames.to_vec());
+    }
+    let honest = ["169.254.1.1", "fe80::77", "10.77.0.120", "fd77::120"];
+    for source in honest {
+        raw::send_to_server(&lab, SEQUENCE.map(|step| frame(source, step)).to_vec());
+        agent.await_opened(source.parse().unwrap(), SSH);
+    }
+    let table = lab.server.sh("nft --numeric list table inet xknock");
+    assert_eq!(table.matches("expires").count(), honest.len(), "{table}");
+    let counters = agent.stop();
+    for (name, least) in
+        [("fragment", 15), ("bad_source", 12), ("not_an_opening", 8), ("unexpected", 4)]
+    {
+        assert!(counters.get(name) >= least, "{name}: {counters:?}");
+    }
+    for (_, name, _) in SPOILED {
+        assert!(counters.get(name) >= 3, "{name}: {counters:?}");
+    }
+    assert_eq!(counters.get("completed"), honest.len() as u64, "{counters:?}");
+}

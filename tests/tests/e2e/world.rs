@@ -1,0 +1,200 @@
+//! What other tools and the kernel do to the table and the interfaces.
+
+use knock_tests::clients::xknock_steps;
+use knock_tests::netns::Netns;
+use knock_tests::services::{Echo, eventually, tcp_open};
+use knock_tests::{Agent, Host, Lab};
+use nix::sys::signal::Signal;
+
+use crate::{SSH, STEPS, config, verb};
+
+/// An agent that has opened the door for the client for ten minutes.
+fn granted(lab: &Lab) -> Agent {
+    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"10m\""));
+    xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    agent
+}
+
+fn assert_as_before(lab: &Lab, what: &str) {
+    assert!(tcp_open(&lab.client, lab.server.v4, 22), "after {what}");
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22), "after {what}");
+}
+
+#[test]
+fn what_another_tool_changes_in_the_table_is_restored_and_named() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = granted(&lab);
+    lab.server.sh("nft add table inet other");
+    for (restored, change) in (1..).zip([
+        "flush ruleset",
+        "delete table inet xknock",
+        "flush chain inet xknock check",
+        "flush chain inet xknock guard",
+        "flush set inet xknock open4",
+        "flush set inet xknock guarded",
+        "delete element inet xknock open4 { 10.77.0.2 . tcp . 22 }",
+        "insert rule inet xknock check accept",
+        "add element inet xknock open4 { 10.77.0.3 . tcp . 22 timeout 1h }",
+    ]) {
+        lab.server.sh(&format!("nft '{change}'"));
+        let record = agent.await_message("restored what was changed");
+        let by = record["by"].as_str().expect("a name");
+        assert!(by.contains("`nft` (process "), "{change}: {by}");
+        println!("{change}: {} ms", record["took_ms"]);
+        assert_as_before(&lab, change);
+        let status = verb(&lab.server, &["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        assert_eq!(status["restored"], restored, "{change}");
+    }
+    lab.server.sh("nft add table inet yet_another; nft flush table inet yet_another");
+    agent.stop();
+}
+
+#[test]
+fn news_that_the_kernel_could_not_deliver_are_not_missed() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = granted(&lab);
+    agent.process().signal(Signal::SIGSTOP);
+    // More changes of another table than the queue holds, and ours among the lost ones.
+    lab.server.sh("nft add table inet other; nft add set inet other s '{ type ipv4_addr; }'; \
+         for round in 1 2 3 4; do for n in $(seq 250); do for m in 1 2 3 4 5 6 7 8; do \
+         echo add element inet other s { 10.$round.$n.$m }; done; done; done > /dev/shm/xk-$$; \
+         nft -f /dev/shm/xk-$$; rm /dev/shm/xk-$$; nft flush ruleset");
+    agent.process().signal(Signal::SIGCONT);
+    agent.await_message("restored what was changed");
+    assert_as_before(&lab, "a lost message");
+}
+
+/// Joins `interface` of the server to another host.
+fn join(server: &Host, interface: &str) -> Netns {
+    let other = Netns::new("other");
+    server.ip(&format!("link add {interface} type veth peer name eth0 netns {}", other.name()));
+    server.ip(&format!("address add 10.78.0.1/24 dev {interface}"));
+    server.ip(&format!("link set {interface} up"));
+    other.ip("address add 10.78.0.2/24 dev eth0");
+    other.ip("link set eth0 up");
+    other
+}
+
+fn knock_over(agent: &mut Agent, other: &Netns) {
+    let server = "10.78.0.1".parse().expect("an address");
+    assert!(!tcp_open(other, server, 22), "closed from the first packet on");
+    other.sh("for p in 7000:tcp 8000:udp 9000:tcp; do knock 10.78.0.1 $p; done");
+    agent.await_opened("10.78.0.2".parse().expect("an address"), SSH);
+    assert!(tcp_open(other, server, 22));
+}
+
+/// Links that are pinned for this host's agent.
+fn links(host: &Host) -> usize {
+    let folder = knock_userspace::places::Places::of(host.name()).pins.join("links");
+    std::fs::read_dir(folder).expect("a folder").count()
+}
+
+#[test]
+fn interfaces_are_watched_when_they_come_and_forgotten_when_they_go() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let text =
+        config("", "open_for = \"2s\"").replace("[\"eth0\"]", "[\"eth0\", \"lan*\", \"wan0\"]");
+    let mut agent = Agent::start(&lab.server, &text);
+    assert!(agent.log().contains("waiting for it"), "{}", agent.log());
+    let source = "10.78.0.2".parse().expect("an address");
+    for _ in 0..2 {
+        let other = join(&lab.server, "lan1");
+        agent.await_message("attached");
+        knock_over(&mut agent, &other);
+        lab.server.ip("link set lan1 down");
+        lab.server.ip("link set lan1 up");
+        agent.await_closed(source, SSH);
+        knock_over(&mut agent, &other);
+        lab.server.ip("link set lan1 down");
+        lab.server.ip("link set lan1 name wan0");
+        agent.await_message("renamed");
+        lab.server.ip("link set wan0 up");
+        agent.await_closed(source, SSH);
+        knock_over(&mut agent, &other);
+        lab.server.ip("link set wan0 down");
+        lab.server.ip("link set wan0 name dmz0");
+        agent.await_message("detached");
+        eventually("no program", || !lab.server.ip("-d link show dmz0").contains("xdp"));
+        agent.await_closed(source, SSH);
+        lab.server.ip("link set dmz0 name lan2");
+        agent.await_message("attached");
+        lab.server.ip("link del lan2");
+        let why = agent.await_message("detached");
+        assert_eq!(why["why"], "the interface is gone");
+        assert_eq!(links(&lab.server), 1, "only eth0 is left");
+    }
+    agent.stop();
+}
+
+#[test]
+fn an_agent_whose_only_interface_is_not_there_waits_for_it() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let text = config("", "").replace("[\"eth0\"]", "[\"lan0\"]");
+    let mut agent = Agent::start(&lab.server, &text);
+    let other = join(&lab.server, "lan0");
+    agent.await_message("attached");
+    knock_over(&mut agent, &other);
+}
+
+#[test]
+fn an_interface_recreated_while_no_agent_ran_is_watched_again() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let text = config("", "").replace("[\"eth0\"]", "[\"lan0\"]");
+    let other = join(&lab.server, "lan0");
+    let agent = Agent::start(&lab.server, &text);
+    let index = lab.server.ip("-o link show lan0");
+    let index = index.split(':').next().expect("an index").to_owned();
+    let config = agent.kill();
+    lab.server.ip("link del lan0");
+    drop(other);
+    let other = Netns::new("other");
+    // The same index again, so that the pinned link seems to be to this one.
+    lab.server.ip(&format!(
+        "link add lan0 index {index} type veth peer name eth0 netns {}",
+        other.name()
+    ));
+    lab.server.ip("address add 10.78.0.1/24 dev lan0");
+    lab.server.ip("link set lan0 up");
+    other.ip("address add 10.78.0.2/24 dev eth0");
+    other.ip("link set eth0 up");
+    let mut agent = Agent::start_again(&lab.server, config);
+    knock_over(&mut agent, &other);
+    assert_eq!(links(&lab.server), 1);
+}
+
+#[test]
+fn a_wall_clock_that_jumps_by_a_year_changes_nothing() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let file = knock_tests::Config::new(&config("", "open_for = \"3s\""));
+    // Beside the config, since the agent reads nowhere else.
+    let clock = file.path().with_file_name("clock");
+    std::fs::write(&clock, "+0").expect("the clock as it is");
+    let mut command = knock_tests::agent::xknockd(&lab.server);
+    command
+        .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1")
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .args(["run", "--config"])
+        .arg(file.path());
+    let mut agent = Agent::spawn(command, file);
+    for jump in ["+365d", "-365d"] {
+        xknock_steps(&lab.client, lab.server.v4, STEPS);
+        agent.await_opened(lab.client.v4, SSH);
+        std::fs::write(&clock, jump).expect("another year");
+        assert!(tcp_open(&lab.client, lab.server.v4, 22), "{jump}: a grant does not end early");
+        agent.await_closed(lab.client.v4, SSH);
+        assert!(!tcp_open(&lab.client, lab.server.v4, 22), "{jump}: nor late");
+    }
+    let years: std::collections::HashSet<_> =
+        agent.log().lines().filter_map(|line| line.get(14..18).map(str::to_owned)).collect();
+    assert!(years.len() >= 2, "the agent saw the clock jump: {years:?}");
+}

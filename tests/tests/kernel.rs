@@ -1,0 +1,128 @@
+//! The running kernel: what it has, what it makes of the program, and what the agent says
+//! where it will not do. The runner of other kernels says which of the two it boots.
+
+use std::time::Duration;
+
+use knock_common::sequence::{Protocol, Step};
+use knock_tests::agent::{Config, xknockd, xknockd_output};
+use knock_tests::{Agent, Lab};
+use knock_userspace::compile::{Served, compile};
+use knock_userspace::kernel::{Detector, FEATURES, Figures, Part, Presence, Settings};
+use knock_userspace::places::Places;
+use knock_userspace::policy::{Door, Knocks, Policy, Service};
+
+/// Whether this kernel is one that the agent must refuse.
+fn is_too_old() -> bool {
+    std::env::var("XKNOCK_TEST_KERNEL").is_ok_and(|expected| expected == "refusal")
+}
+
+const CONFIG: &str = "interfaces = [\"eth0\"]\nmode = \"enforce\"\n\
+    [[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\
+    sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n";
+
+#[test]
+fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
+    let lab = Lab::new();
+    let loaded = || lab.server.sh("bpftool prog show").matches("xdp").count();
+    if !is_too_old() {
+        Agent::start(&lab.server, CONFIG).stop();
+        return;
+    }
+    let before = loaded();
+    let config = Config::new(CONFIG);
+    let output = xknockd(&lab.server).arg("run").arg("--config").arg(config.path()).output();
+    let output = output.expect("xknockd runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("this kernel lacks "), "{said}");
+    assert!(said.contains("compare-and-swap in BPF (since Linux "), "{said}");
+    assert!(said.contains("the detector needs Linux "), "{said}");
+    assert_eq!(lab.server.sh("nft list tables"), "");
+    assert!(!lab.server.ip("-d link show").contains("xdp"));
+    assert_eq!(loaded(), before);
+    assert!(!Places::of(lab.server.name()).pins.exists());
+}
+
+#[test]
+fn every_feature_is_there_or_not_and_what_is_needed_is_there() {
+    for feature in &FEATURES {
+        let presence = feature.presence();
+        assert!(!matches!(presence, Presence::Unknown(_)), "{}: {presence:?}", feature.name);
+        let needed = feature.part == Part::Detector && feature.instead.is_none();
+        if needed && !is_too_old() {
+            assert_eq!(presence, Presence::Present, "{}", feature.name);
+        }
+    }
+    let absent = |name: &str| {
+        let feature = FEATURES.iter().find(|feature| feature.name == name).expect("a feature");
+        feature.presence() == Presence::Absent
+    };
+    assert_eq!(absent("compare-and-swap in BPF"), is_too_old());
+}
+
+#[test]
+fn probing_leaves_nothing_behind() {
+    let lab = Lab::new();
+    let look = || {
+        let state = ["nft list ruleset", "bpftool link show", "ip -d link show"];
+        state.map(|line| lab.server.sh(line))
+    };
+    let before = look();
+    let output = xknockd_output(&lab.server, &["check", "--kernel"]);
+    assert_eq!(output.status.success(), !is_too_old());
+    // Links of tests that run at the same time come and go, in namespaces of their own.
+    let (before, after) = (&before, look());
+    assert_eq!((&before[0], &before[2]), (&after[0], &after[2]));
+}
+
+#[test]
+fn check_shows_the_table_and_what_the_verifier_read() {
+    let lab = Lab::new();
+    let output = xknockd_output(&lab.server, &["check", "--kernel"]);
+    let (shown, said) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    for feature in &FEATURES {
+        assert!(shown.contains(feature.name) && shown.contains(feature.commit), "{shown}");
+    }
+    assert!(!shown.contains("unknown"), "{shown}");
+    if is_too_old() {
+        assert!(said.contains("this kernel lacks "), "{said}");
+    } else {
+        assert!(shown.contains("verifier: "), "{shown}{said}");
+    }
+}
+
+#[test]
+fn the_verifier_reads_a_third_of_what_it_may_at_most() {
+    if is_too_old() {
+        assert!(load(false).is_err(), "a kernel that is too old takes the program");
+        return;
+    }
+    // Its messages are part of what the verifier reads, if anybody wants them.
+    for trace in [false, true] {
+        let figures = load(trace).expect("the kernel takes the program").figures().unwrap();
+        let verified = figures.verified.expect("kernels since 5.16 tell");
+        println!("{verified} instructions with trace {trace}");
+        assert!(verified <= Figures::BUDGET, "{verified} instructions with trace {trace}");
+        assert!(figures.translated > 0 && figures.machine_code > 0, "{figures:?}");
+    }
+}
+
+/// A loaded detector, or what the kernel says to it.
+fn load(trace: bool) -> Result<Detector, String> {
+    let sequence = [7000, 8000, 9000].map(|port| Step::new(Protocol::Tcp, port));
+    let door = Door {
+        within: Duration::from_secs(10),
+        ..Door::new("ssh", vec![Service::new(Protocol::Tcp, 22)], sequence.to_vec())
+    };
+    let policy = Policy { doors: vec![door], ..Policy::default() };
+    let compiled = compile(&policy, &Served::default(), [7; 32]).expect("the door compiles");
+    let settings = Settings {
+        strays: policy.strays,
+        max_sources: 1024,
+        knocks: Knocks::Pass,
+        trace,
+        hash_key: [1, 2],
+    };
+    Detector::load(&compiled, settings).map_err(|error| error.to_string())
+}
