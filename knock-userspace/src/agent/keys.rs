@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use inotify::{EventStream, Inotify, WatchMask};
 use knock_common::event::Event;
 use knock_common::sealed::{Clock, SealedEvent};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Agent, AgentError, Sources, clock, start};
 use crate::compile::{Served, Way, taken};
@@ -257,7 +257,10 @@ impl Agent {
         if self.keys.reread.is_some_and(|at| at <= Instant::now()) {
             self.keys.read();
         }
-        if let Err(error) = self.try_renew_keys(sources) {
+        let begun = Instant::now();
+        let result = self.try_renew_keys(sources);
+        debug!(took_ms = begun.elapsed().as_millis(), "keys renewed in the detector");
+        if let Err(error) = result {
             error!(%error, "the detector does not know the keys as they are");
         }
     }
