@@ -14,6 +14,7 @@ mod load;
 mod pins;
 mod privileges;
 mod record;
+mod sealed;
 mod settings;
 mod trace;
 
@@ -30,5 +31,6 @@ pub use load::Detector;
 pub use pins::{Pins, PinsError};
 pub use privileges::{Capability, missing_capabilities, needed_capabilities};
 pub use record::{Record, Recorded, State};
+pub use sealed::{MAX_KEYS, SealedEvents};
 pub use settings::Settings;
 pub use trace::Trace;
