@@ -2,6 +2,7 @@
 
 use knock_tests::agent::xknockd;
 use knock_tests::clients::xknock_steps;
+use knock_tests::process::seconds;
 use knock_tests::services::{Echo, eventually, tcp_open};
 use knock_tests::{Agent, Config, Lab};
 
@@ -16,7 +17,7 @@ fn a_trial_ends_by_itself_even_if_the_agent_is_killed() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let agent = Agent::start(&lab.server, &observing());
-    assert!(verb(&lab.server, &["try", "3s"]).contains("xknockd confirm"));
+    assert!(verb(&lab.server, &["try", &seconds(3)]).contains("xknockd confirm"));
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
     agent.kill();
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));

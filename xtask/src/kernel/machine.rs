@@ -17,7 +17,7 @@ use crate::command::print;
 /// The emulator of this architecture, of the package `qemu-system-x86`.
 const QEMU: &str = "qemu-system-x86_64";
 /// Emulated, a whole run takes some minutes.
-const WHOLE_RUN: Duration = Duration::from_secs(40 * 60);
+const WHOLE_RUN: Duration = Duration::from_secs(90 * 60);
 /// No test is silent for as long as this: what it waits for fails before.
 const SILENCE: Duration = Duration::from_secs(10 * 60);
 /// A kernel that works under KVM boots in a second or two.
