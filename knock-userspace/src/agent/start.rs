@@ -83,7 +83,8 @@ fn go_on(
     let mut firewall = Firewall::open()?;
     // Before the table is looked at: what others change from here on is put back.
     let watch = Watch::open(firewall.port()?)?;
-    let held = firewall.status()?;
+    let read = firewall.status();
+    let held = read.as_ref().ok().and_then(Option::as_ref);
     let mut keeper = Keeper::new(policy, record);
     // The owner has said which it shall be.
     if keeper.policy.mode == Mode::Enforce || options.observe {
@@ -110,16 +111,23 @@ fn go_on(
     }
     detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), present)?;
 
-    let (restore, revoke) = adopt(&mut keeper, held.as_ref(), on_record)?;
-    let trial = held.as_ref().and_then(|status| status.trial);
+    let (restore, revoke) = adopt(&mut keeper, held, on_record)?;
+    let trial = held.and_then(|status| status.trial);
     let mut ruleset = Ruleset::of(&keeper.policy, firewall.conntrack_in_use()?);
     enforce(&mut ruleset, &state, trial);
-    firewall.install(&ruleset, &restore)?;
+    match &read {
+        Ok(_) => firewall.install(&ruleset, &restore)?,
+        // Another tool has left only a part of it. The grants come from the record.
+        Err(error) => {
+            firewall.install_anew(&ruleset, &restore)?;
+            warn!(%error, grants = restore.len(), "the table inet xknock was damaged, and was made anew");
+        }
+    }
     firewall.revoke(&revoke)?;
     for what in detector.settle()? {
         warn!(lost = what, "begun anew, because this program or its config needs other maps");
     }
-    if held.is_none() && !restore.is_empty() {
+    if matches!(read, Ok(None)) && !restore.is_empty() {
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);
@@ -290,16 +298,19 @@ fn adopt(
     Ok((restore, revoke))
 }
 
-/// Running grants that the table does not hold, or holds for longer than they run, with the
-/// time that remains to them.
+/// Running grants that the table does not hold, or for another time than they run, with the
+/// time that remains to them. An agent that is killed may have written down more than it could
+/// do yet.
 pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
-    /// Between two clocks, and between asking one and the other.
-    const TOLERANCE: Duration = Duration::from_secs(2);
+    /// Between two clocks: the table was asked before, so it seems to give more.
+    const LESS: Duration = Duration::from_millis(100);
+    const MORE: Duration = Duration::from_secs(2);
     let now = clock::since_boot();
     let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.lasts)).collect();
     let right = |grant: &Grant, running: &Running| {
         let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
-        held.get(&canonical).is_some_and(|lasts| *lasts <= running.until - now + TOLERANCE)
+        let left = running.until - now;
+        held.get(&canonical).is_some_and(|&lasts| left <= lasts + LESS && lasts <= left + MORE)
     };
     let running = keeper.grants.iter().filter(|(_, running)| running.until > now);
     let lost = running.filter(|(grant, running)| !right(grant, running));

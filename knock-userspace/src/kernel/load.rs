@@ -9,6 +9,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use knock_common::sequence::{Edge, PORTS, Transition};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::time::{ClockId, clock_getres};
 use tracing::warn;
 
@@ -194,10 +195,19 @@ impl Detector {
         read_edges(&HashMap::try_from(map).map_err(KernelError::map(TRIE))?)
     }
 
+    /// The verifier gives up if a signal comes, and aya then asks it for its reasons at length:
+    /// seconds, where a signal that waits costs a fraction of one.
+    fn load_program(&mut self) -> Result<(), KernelError> {
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        let loaded = self.load_either();
+        let _ = before.and_then(|mask| mask.thread_set_mask());
+        loaded
+    }
+
     /// Frames in several buffers need Linux 5.18 (f45d5b6ce2e8). Before that, drivers
     /// refuse programs or large MTUs by themselves, and the same program without the
     /// flag does.
-    fn load_program(&mut self) -> Result<(), KernelError> {
+    fn load_either(&mut self) -> Result<(), KernelError> {
         if self.program()?.load().is_ok() {
             return Ok(());
         }

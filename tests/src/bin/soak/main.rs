@@ -91,9 +91,8 @@ fn main() -> ExitCode {
         number += 1;
         failed = soak.step(number, &arguments.only).err();
     }
-    let name = "off";
     if failed.is_none() {
-        failed = caught(|| soak.off()).err().map(|error| (name.to_owned(), error));
+        failed = caught(|| soak.off()).err().map(|error| ("off".to_owned(), error));
     }
     soak.tally.print(seed, arguments.minutes, number);
     let Some((step, error)) = failed else {

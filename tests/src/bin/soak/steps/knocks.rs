@@ -16,8 +16,11 @@ use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use crate::model::Door;
 use crate::{Soak, check, one_in};
 
-/// 16.0.0.0/4.
-const FLOOD: (u32, u32) = (0x1000_0000, 0x0fff_ffff);
+/// Sources of floods: 16.0.0.0/4, 32.0.0.0/4 and so on, one for each kind of flood. Otherwise
+/// one flood's second steps and the next one's third would be knocks.
+const FLOODS: [u32; 4] = [0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000];
+/// Bits of these that vary.
+const VARYING: u32 = 0x0fff_ffff;
 /// How much sooner than expected a grant may seem to end.
 const TOLERANCE: Duration = Duration::from_millis(200);
 /// Attempts while a flood may fill queues.
@@ -172,12 +175,12 @@ impl Soak {
         let doors = self.model.plan.present();
         let steps = doors.choose(&mut self.rng).context("there is always a door")?.steps();
         let stray = Step::new(Protocol::Tcp, steps[0].port + 1);
-        let (source, mask) = FLOOD;
+        let [first, second, wrong, noise] = FLOODS;
         let patterns = [
-            ("first steps", Pattern::new(source, mask, true, &steps[..1])),
-            ("first and second steps", Pattern::new(source, mask, false, &steps[..2])),
-            ("wrong steps", Pattern::new(source, mask, true, &[steps[2], stray])),
-            ("noise", Pattern::new(source, mask, true, &[])),
+            ("first steps", Pattern::new(first, VARYING, true, &steps[..1])),
+            ("first and second steps", Pattern::new(second, VARYING, false, &steps[..2])),
+            ("wrong steps", Pattern::new(wrong, VARYING, true, &[steps[2], stray])),
+            ("noise", Pattern::new(noise, VARYING, true, &[])),
         ];
         let (name, pattern) = *patterns.choose(&mut self.rng).context("there are four")?;
         let count = self.rng.random_range(5_000..60_000);

@@ -55,18 +55,14 @@ impl Soak {
         }
     }
 
-    /// Once or a few times in a row, whoever looks.
-    pub(super) fn flap_blindly(&mut self) -> Result<String> {
+    /// Once or a few times in a row, with or without an agent that looks.
+    pub(super) fn flap(&mut self) -> Result<String> {
         let times = self.rng.random_range(1..4);
         let flaps: Vec<_> = (0..times).map(|_| self.a_flap()).collect();
         for flap in &flaps {
             flap.apply(&mut self.world);
         }
         Ok(format!("{flaps:?}, now {:?}", self.world.second))
-    }
-
-    pub(super) fn flap(&mut self) -> Result<String> {
-        self.flap_blindly()
     }
 
     pub(super) fn flap_during_start(&mut self) -> Result<String> {

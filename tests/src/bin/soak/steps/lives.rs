@@ -99,7 +99,7 @@ impl Soak {
             }
             4 => self.owner(),
             5 => {
-                let how = self.flap_blindly()?;
+                let how = self.flap()?;
                 Ok(format!("second interface {how}"))
             }
             6 => {
