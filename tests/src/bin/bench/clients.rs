@@ -1,9 +1,12 @@
 //! Honest clients: knock, then probe until the service answers.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use knock_tests::Lab;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 /// The steps that every subject of the benchmark is set up for, all UDP.
 pub(crate) const KNOCKS: [u16; 3] = [7000, 8000, 4500];
@@ -34,6 +37,7 @@ pub(crate) fn knock(n: u8, server: IpAddr, gap: Duration, patience: Duration) ->
     let to = |port| SocketAddr::new(server, port);
     for (index, port) in KNOCKS.into_iter().enumerate() {
         if index > 0 && !gap.is_zero() {
+            // The pace of the knock, which is what is varied.
             std::thread::sleep(gap);
         }
         // Errors are answers of closed ports, reported late.
@@ -54,8 +58,15 @@ pub(crate) fn knock(n: u8, server: IpAddr, gap: Duration, patience: Duration) ->
             return Some(started.elapsed().as_secs_f64() * 1000.0);
         }
         if wait > Duration::from_millis(1) {
-            std::thread::sleep(Duration::from_micros(200));
+            await_readable(&socket, next_probe.saturating_duration_since(Instant::now()));
         }
     }
     None
+}
+
+/// Waits for a datagram, this long at most.
+fn await_readable(socket: &UdpSocket, limit: Duration) {
+    let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    // An interruption only makes the caller look sooner.
+    let _ = ppoll(&mut descriptors, Some(TimeSpec::from_duration(limit)), None);
 }

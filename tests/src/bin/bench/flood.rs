@@ -8,7 +8,7 @@ use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
 use knock_tests::Lab;
 use knock_tests::lab::{SERVER_PORT, template};
-use knock_tests::services::Echo;
+use knock_tests::services::{Echo, eventually};
 use knock_userspace::kernel::{Nothing, Traffic};
 
 use crate::clients::{KNOCKS, SERVICE, addresses, knock};
@@ -19,6 +19,8 @@ pub(crate) const SECTION: &str = "Honest knocks under a flood of first steps";
 /// Receive queues of the server's interface. With a single one, the flood fills its 256
 /// places and honest packets are lost before anyone sees them.
 const QUEUES: u32 = 8;
+/// Frames that come before anyone knocks, or those of one second where that is less.
+const FILLED: u32 = 1_500_000;
 /// The case of the highest rate.
 pub(crate) const FULL: &str = "full rate";
 
@@ -84,13 +86,14 @@ fn one(
         _ => Some(lab.server.run(|| Nothing::attach("eth0").expect("the empty program"))),
     };
     let flood = Flood::start(&lab, Pattern::new(0x1000_0000, 0x0fff_ffff, true, &[FIRST]), rate);
-    // The flood goes on for a while before anyone knocks: tables are full, queues are long.
-    std::thread::sleep(Duration::from_millis(700));
+    // Before anyone knocks, tables are full and queues are long.
+    flood.await_sent(rate.map_or(FILLED, |rate| rate.min(FILLED)));
     let server = lab.server.v4;
     let clients: Vec<_> = (0..knocks)
         .map(|n| {
             let delay = Duration::from_millis(40) * n.into();
             lab.client.spawn(move || {
+                // The pace at which clients come, not something waited for.
                 std::thread::sleep(delay);
                 knock(n, server, gap, Duration::from_secs(1)).is_some()
             })
@@ -134,6 +137,7 @@ impl Flood {
                         }
                     };
                     if count < 32 {
+                        // The pace of the flood: nothing is due yet.
                         std::thread::sleep(Duration::from_millis(1));
                         continue;
                     }
@@ -143,6 +147,12 @@ impl Flood {
             }
         });
         Self { stop, sent, started: Instant::now(), thread }
+    }
+
+    /// Waits until it has sent this many frames.
+    pub(crate) fn await_sent(&self, frames: u32) {
+        let enough = || self.sent.load(Ordering::Relaxed) >= frames.into();
+        eventually("a flood", enough);
     }
 
     /// Stops it; frames a second.

@@ -67,7 +67,8 @@ pub(crate) fn burst(report: &mut Report, clients: u32) {
 }
 
 /// Waits until the agent has nothing more to do, and returns when it did its last work, to
-/// 10 ms. To ask the kernel for the grants would take the time that is measured.
+/// 10 ms. There is no event to wait for: to ask the kernel for the grants, or to be told of
+/// each, would take the time that is measured.
 fn await_rest(process: u32) -> Instant {
     const REST: Duration = Duration::from_millis(200);
     let (mut busy, mut last_work) = (memory::cpu_seconds(process), Instant::now());

@@ -14,6 +14,9 @@ use crate::wire::noise;
 
 pub(crate) const SECTION: &str = "Last knock to first answer";
 
+/// Frames of a flood that has begun.
+const BEGUN: u32 = 100_000;
+
 pub(crate) fn measure(report: &mut Report, knocks: u8) {
     report.section(
         SECTION,
@@ -36,9 +39,8 @@ fn one(report: &mut Report, knocker: Knocker, when: &str, rate: Option<u32>, kno
         Err(reason) => return report.skip(SECTION, knocker.name(), &reason),
     };
     let flood = rate.map(|rate| Flood::start(&lab, noise().0, Some(rate)));
-    if knocker == Knocker::Knockd || flood.is_some() {
-        // Until knockd has opened its capture, and the flood has begun.
-        std::thread::sleep(Duration::from_millis(500));
+    if let Some(flood) = &flood {
+        flood.await_sent(BEGUN);
     }
     let server = lab.server.v4;
     let mut times: Vec<_> = lab.client.run(move || {

@@ -2,6 +2,7 @@
 
 use knock_tests::netns::Netns;
 use knock_tests::process::Process;
+use knock_tests::services::eventually;
 use knock_tests::{Agent, Lab};
 use tempfile::TempDir;
 
@@ -108,6 +109,9 @@ impl Knocker {
                 let mut command = lab.server.command("knockd");
                 command.arg("--config").arg(&path).stdout(std::process::Stdio::null());
                 let process = Process::start(&mut command);
+                // It hears nothing before it has a packet socket, one line behind the head.
+                let captures = || lab.server.sh("cat /proc/net/packet").lines().count() > 1;
+                eventually("knockd's capture", captures);
                 Ok(Running::Knockd { _process: process, _config: config })
             }
             Self::Nft => {

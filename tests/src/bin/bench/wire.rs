@@ -9,7 +9,7 @@ use knock_tests::lab::SERVER_PORT;
 use knock_tests::netns::Netns;
 use knock_userspace::kernel::Traffic;
 
-/// If nothing arrives for so long, nothing more will.
+/// If nothing arrives for so long, nothing more will: of that there is no event.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Frames that end at the receiver's driver or right behind it: for another host's hardware
