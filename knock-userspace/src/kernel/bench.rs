@@ -2,7 +2,7 @@
 //! generated traffic, and programs of others.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use aya::maps::Array;
@@ -11,6 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use knock_common::traffic::{FRAME, Pattern};
 
 use super::load::{OBJECT, test_run};
+use super::syscall::TestRun;
 use super::{Detector, KernelError};
 
 /// A program that [`Detector::bench_run`] can run.
@@ -158,43 +159,13 @@ impl Nothing {
 ///
 /// If the kernel refuses the program or the frame.
 pub fn run_program(id: u32, frame: &[u8], repeat: u32) -> io::Result<Option<Duration>> {
-    const BPF_PROG_TEST_RUN: libc::c_int = 10;
-    /// The part of `union bpf_attr` that this command reads and writes (`linux/bpf.h`).
-    #[repr(C)]
-    struct TestRun {
-        program: u32,
-        verdict: u32,
-        length_in: u32,
-        length_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration_ns: u32,
-    }
-
     let Some(info) = loaded_programs().flatten().find(|program| program.id() == id) else {
         return Ok(None);
     };
     let program = info.fd().map_err(io::Error::other)?;
-    let mut run = TestRun {
-        program: program.as_fd().as_raw_fd().cast_unsigned(),
-        verdict: 0,
-        length_in: frame.len() as u32,
-        length_out: 0,
-        data_in: frame.as_ptr().addr() as u64,
-        data_out: 0,
-        repeat,
-        duration_ns: 0,
-    };
-    // SAFETY: the attribute lives until the call returns and its size is given; the kernel
-    // reads `length_in` bytes from `data_in`, which are those of `frame`, and writes none.
     // aya has no way to a program of another type of owner.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let mut run = TestRun::new(program.as_fd(), frame, repeat);
+    run.call()?;
     Ok(Some(Duration::from_nanos(run.duration_ns.into())))
 }
 

@@ -16,6 +16,7 @@ mod pins;
 mod privileges;
 mod record;
 mod settings;
+mod syscall;
 mod trace;
 
 pub use attach::{AttachedMode, program_name};

@@ -12,7 +12,7 @@ use knock_tests::{Agent, Config, Lab, raw};
 use knock_userspace::places::Places;
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, assert_no_trace, config, verb};
+use crate::{SSH, STEPS, assert_no_trace, config, granted, verb};
 
 const PATIENT: &str = "late_grants = \"5m\"";
 const LONG: &str = "open_for = \"10m\"";
@@ -148,9 +148,7 @@ fn ten_restarts_under_a_stream_of_knocks_lose_none() {
 fn a_program_of_another_layout_is_replaced_and_the_log_says_what_was_lost() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", LONG));
-    xknock_steps(&lab.client, lab.server.v4, STEPS);
-    agent.await_opened(lab.client.v4, SSH);
+    let agent = granted(&lab);
     let config = agent.terminate();
     let pins = Places::of(lab.server.name()).pins;
     let (own, other) = (pins.join("v1"), pins.join("v0"));
@@ -167,9 +165,7 @@ fn a_program_of_another_layout_is_replaced_and_the_log_says_what_was_lost() {
 fn other_sizes_make_other_maps_and_keep_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", LONG));
-    xknock_steps(&lab.client, lab.server.v4, STEPS);
-    agent.await_opened(lab.client.v4, SSH);
+    let agent = granted(&lab);
     agent.rewrite_config(&config("max_sources = 2048", LONG));
     let mut next = Agent::start_again(&lab.server, agent.terminate());
     assert!(next.log().contains("knocks under way"), "{}", next.log());

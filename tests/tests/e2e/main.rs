@@ -55,6 +55,14 @@ fn refused(host: &knock_tests::Host, arguments: &[&str]) -> String {
     said
 }
 
+/// An agent with that door, which it has opened for the client for ten minutes.
+fn granted(lab: &knock_tests::Lab) -> knock_tests::Agent {
+    let mut agent = knock_tests::Agent::start(&lab.server, &config("", "open_for = \"10m\""));
+    knock_tests::clients::xknock_steps(&lab.client, lab.server.v4, STEPS);
+    agent.await_opened(lab.client.v4, SSH);
+    agent
+}
+
 /// The steps of that door, as `xknock` takes them.
 const STEPS: &str = "tcp/7000,udp/8000,tcp/9000";
 /// The same as `knock` takes them.

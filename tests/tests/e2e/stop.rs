@@ -5,15 +5,13 @@ use knock_tests::services::{Echo, tcp_open};
 use knock_tests::{Agent, Lab};
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, assert_no_trace, config};
+use crate::{SSH, STEPS, assert_no_trace, config, granted};
 
 #[test]
 fn stopping_leaves_the_ports_closed_and_grants_to_end_in_time() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"5m\""));
-    xknock_steps(&lab.client, lab.server.v4, STEPS);
-    agent.await_opened(lab.client.v4, SSH);
+    let agent = granted(&lab);
     agent.stop();
     let links = lab.server.ip("-d link show eth0");
     assert!(links.contains("xdp"), "the detector goes on for the next agent: {links}");

@@ -6,15 +6,7 @@ use knock_tests::services::{Echo, eventually, tcp_open};
 use knock_tests::{Agent, Host, Lab};
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, config, verb};
-
-/// An agent that has opened the door for the client for ten minutes.
-fn granted(lab: &Lab) -> Agent {
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"10m\""));
-    xknock_steps(&lab.client, lab.server.v4, STEPS);
-    agent.await_opened(lab.client.v4, SSH);
-    agent
-}
+use crate::{SSH, STEPS, config, granted, verb};
 
 fn assert_as_before(lab: &Lab, what: &str) {
     assert!(tcp_open(&lab.client, lab.server.v4, 22), "after {what}");

@@ -2,13 +2,15 @@
 //! it that is gone when the answer is there.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::thread;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 use nix::sched::{CloneFlags, unshare};
+
+use crate::kernel::syscall::{TestRun, bpf};
 
 /// What a probe finds: whether the feature is there, or why that cannot be found out.
 pub(super) type Answer = Result<bool, String>;
@@ -35,7 +37,6 @@ pub(super) fn apart(work: fn() -> Answer) -> Answer {
 /// Commands of bpf(2) and constants of `linux/bpf.h` and `linux/if_link.h`.
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -134,42 +135,14 @@ pub(super) fn live_frames() -> Answer {
     })
 }
 
-/// The part of `union bpf_attr` that `BPF_PROG_TEST_RUN` needs.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    program: u32,
-    verdict: u32,
-    length_in: u32,
-    length_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    context_length_in: u32,
-    context_length_out: u32,
-    context_in: u64,
-    context_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch: u32,
-    padding: u32,
-}
-
 static FRAME: [u8; 64] = [0; 64];
 
 /// Drops one frame in a test run that is changed as `how` says.
 fn test_run(how: impl FnOnce(&mut TestRun)) -> Answer {
     let program = load(&DROP, 0).map_err(|error| error.to_string())?;
-    let mut run = TestRun {
-        program: program.as_raw_fd().cast_unsigned(),
-        length_in: FRAME.len() as u32,
-        data_in: FRAME.as_ptr().addr() as u64,
-        repeat: 1,
-        ..TestRun::default()
-    };
+    let mut run = TestRun::new(program.as_fd(), &FRAME, 1);
     how(&mut run);
-    answer(bpf(BPF_PROG_TEST_RUN, &mut run))
+    answer(run.call())
 }
 
 pub(super) fn landlock() -> Answer {
@@ -209,15 +182,6 @@ fn load(instructions: &[u64], flags: u32) -> io::Result<OwnedFd> {
         flags,
     };
     bpf(BPF_PROG_LOAD, &mut attribute).map(owned)
-}
-
-/// Calls bpf(2). The structures above say how long what they point to is.
-fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<i32> {
-    // SAFETY: the attribute is of the size given, and lives with all that it points to until
-    // the call returns; the kernel writes into the attribute alone.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
 fn owned(descriptor: i32) -> OwnedFd {
