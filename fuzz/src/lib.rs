@@ -7,6 +7,7 @@
 pub mod config;
 pub mod control;
 pub mod detector;
+pub mod keys;
 pub mod netlink;
 pub mod packet;
 

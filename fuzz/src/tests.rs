@@ -38,6 +38,11 @@ fn answers_of_the_kernel_are_read_without_trust() {
 }
 
 #[test]
+fn keys_and_their_knocks_are_what_they_seem_or_nothing() {
+    corpus("keys", crate::keys::run);
+}
+
+#[test]
 fn requests_mean_what_they_say_or_nothing() {
     corpus("control", crate::control::run);
 }

@@ -2,6 +2,7 @@
 
 use crate::detect::Outcome;
 use crate::packet::Refusal;
+use crate::sealed::Fate;
 
 /// Index of a counter: one for each way a packet can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,11 +13,14 @@ pub enum Counter {
     NotAStep,
     /// A packet to a step or a decoy.
     Candidate(Outcome),
+    /// A datagram to a port of sealed knocks.
+    Sealed(Fate),
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 1 + Refusal::ALL.len() + Outcome::ALL.len();
+    pub const COUNT: usize = Self::BEFORE_SEALED + Fate::ALL.len();
+    const BEFORE_SEALED: usize = 1 + Refusal::ALL.len() + Outcome::ALL.len();
 
     /// Place in the per-CPU array.
     #[inline(always)]
@@ -25,6 +29,7 @@ impl Counter {
             Self::NotAStep => 0,
             Self::Refused(refusal) => 1 + refusal as usize,
             Self::Candidate(outcome) => 1 + Refusal::ALL.len() + outcome as usize,
+            Self::Sealed(fate) => Self::BEFORE_SEALED + fate as usize,
         }
     }
 
@@ -33,6 +38,7 @@ impl Counter {
         core::iter::once(Self::NotAStep)
             .chain(Refusal::ALL.into_iter().map(Self::Refused))
             .chain(Outcome::ALL.into_iter().map(Self::Candidate))
+            .chain(Fate::ALL.into_iter().map(Self::Sealed))
     }
 
     /// Short name for logs and metrics.
@@ -41,6 +47,7 @@ impl Counter {
             Self::NotAStep => "not_a_step",
             Self::Refused(refusal) => refusal.name(),
             Self::Candidate(outcome) => outcome.name(),
+            Self::Sealed(fate) => fate.name(),
         }
     }
 }

@@ -17,9 +17,11 @@ pub mod event;
 pub mod first;
 pub mod packet;
 pub mod progress;
+pub mod sealed;
 pub mod sequence;
 #[cfg(any(test, feature = "simulate"))]
 pub mod simulate;
+pub mod siphash;
 mod slots;
 pub mod source;
 pub mod traffic;
@@ -27,4 +29,4 @@ pub mod traffic;
 /// Version of all that is pinned: raise it when the key, the value or the meaning of a map
 /// that outlives the agent changes. A newer agent then starts with maps of its own instead
 /// of reading the old ones wrongly.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;

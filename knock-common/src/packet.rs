@@ -312,6 +312,30 @@ impl Candidate {
         Ok(source)
     }
 
+    /// Where the payload of a datagram begins, and how long its own header says it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Truncated`] if the frame ends before, [`Refusal::BadHeader`] if headers
+    /// contradict each other.
+    #[inline(always)]
+    pub fn payload<B: Bytes + ?Sized>(&self, frame: &B) -> Result<(usize, usize), Refusal> {
+        /// Six extension headers end long before. The kernel's verifier wants to see a bound.
+        const FARTHEST: usize = 0x3fff;
+        let length = match self.transport {
+            0 => ipv4_length(frame.get(self.at).ok_or(Refusal::Truncated)?)?,
+            transport if transport > FARTHEST => return Err(Refusal::BadHeader),
+            transport => transport,
+        };
+        let at = self.at + length;
+        let header: &[u8; UDP] = frame.get(at).ok_or(Refusal::Truncated)?;
+        let total = u16::from_be_bytes([header[4], header[5]]) as usize;
+        if total < UDP {
+            return Err(Refusal::BadHeader);
+        }
+        Ok((at + UDP, total - UDP))
+    }
+
     #[inline(always)]
     const fn shortest_transport(&self) -> usize {
         match self.step.protocol {

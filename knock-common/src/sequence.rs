@@ -217,6 +217,8 @@ impl PortClass {
     pub const LATER: Self = Self(2);
     /// No step: a knock here counts against the source.
     pub const DECOY: Self = Self(4);
+    /// Sealed knocks come here. Such a port is nothing else.
+    pub const SEALED: Self = Self(8);
     const BITS: u32 = 4;
 
     /// The class of `step` in the entry of its port.
@@ -287,7 +289,7 @@ mod tests {
         }
 
         #[test]
-        fn a_class_is_kept_for_each_protocol_apart(tcp in 0u8..8, udp in 0u8..8) {
+        fn a_class_is_kept_for_each_protocol_apart(tcp in 0u8..16, udp in 0u8..16) {
             let entry = PortClass(udp).add_to(PortClass(tcp).add_to(0, Protocol::Tcp), Protocol::Udp);
             prop_assert_eq!(PortClass::of(entry, Protocol::Tcp), PortClass(tcp));
             prop_assert_eq!(PortClass::of(entry, Protocol::Udp), PortClass(udp));

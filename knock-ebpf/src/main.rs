@@ -11,6 +11,7 @@
 mod atomic;
 mod cursor;
 mod maps;
+mod sealed;
 mod trace;
 mod traffic;
 
@@ -21,6 +22,7 @@ use aya_ebpf::programs::XdpContext;
 use knock_common::counters::Counter;
 use knock_common::detect::Detection;
 use knock_common::packet::{self, Candidate};
+use knock_common::sequence::PortClass;
 
 use crate::cursor::Frame;
 use crate::maps::Maps;
@@ -54,6 +56,9 @@ fn watch(context: &XdpContext) -> u32 {
         return XDP_PASS;
     };
     desk.candidate.set(candidate.pack());
+    if class.has(PortClass::SEALED) {
+        return sealed::look(context.ctx);
+    }
     detect(context.ctx)
 }
 

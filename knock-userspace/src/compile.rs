@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use knock_common::progress::Ticks;
-use knock_common::sequence::{PORTS, PortClass, Protocol, Step};
+use knock_common::sequence::{DoorId, PORTS, PortClass, Protocol, Step};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use crate::policy::{Door, Policy};
+use crate::policy::{Door, Method, Policy};
 use crate::scan;
 use crate::trie::{Path, TooManyNodes, Trie};
 
@@ -29,6 +30,17 @@ pub struct Served {
     pub listening: HashSet<Step>,
     /// Ports that the host itself sends from, so that answers come to them.
     pub ephemeral: Option<RangeInclusive<u16>>,
+}
+
+/// A way to a door that is alive for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What its event will name.
+    pub id: DoorId,
+    /// The steps in order.
+    pub steps: Vec<Step>,
+    /// Longest time from the first step to the last.
+    pub within: Duration,
 }
 
 /// Why doors cannot be compiled.
@@ -61,11 +73,12 @@ pub enum CompileError {
 ///
 /// See [`CompileError`].
 pub fn compile(policy: &Policy, served: &Served, seed: [u8; 32]) -> Result<Compiled, CompileError> {
-    compile_onto(&Trie::default(), policy, served, seed)
+    compile_onto(&Trie::default(), policy, &[], served, seed)
 }
 
 /// Compiles all doors of `policy` for a detector that has `trie`: doors that stay keep
-/// their nodes, and with them the progress of who knocks on them.
+/// their nodes, and with them the progress of who knocks on them. `ways` are those that keys
+/// open at the moment.
 ///
 /// `seed` chooses the decoys; who knows it knows where not to scan.
 ///
@@ -75,10 +88,11 @@ pub fn compile(policy: &Policy, served: &Served, seed: [u8; 32]) -> Result<Compi
 pub fn compile_onto(
     trie: &Trie,
     policy: &Policy,
+    ways: &[Way],
     served: &Served,
     seed: [u8; 32],
 ) -> Result<Compiled, CompileError> {
-    let classes = classes(policy, served, seed);
+    let classes = classes(policy, ways, served, seed);
     for door in &policy.doors {
         if let Some((order, decoys)) = scan::opens(door, &classes, policy.strays) {
             let door = door.name.clone();
@@ -86,34 +100,57 @@ pub fn compile_onto(
         }
     }
     let longest = policy.doors.iter().map(|door| Ticks::from_duration(door.within)).max();
-    let trie = trie.rebuilt(&paths(&policy.doors))?;
+    let trie = trie.rebuilt(&paths(&policy.doors, ways))?;
     Ok(Compiled { trie, classes, longest: longest.unwrap_or(0) })
 }
 
 /// Every way to every door.
-fn paths(doors: &[Door]) -> Vec<Path> {
-    let ways = |door: &Door| {
+fn paths(doors: &[Door], ways: &[Way]) -> Vec<Path> {
+    let orders = |door: &Door| {
         let (id, within) = (door.id(), Ticks::from_duration(door.within));
         door.orders().into_iter().map(move |steps| Path { door: id, within, steps })
     };
-    doors.iter().flat_map(ways).collect()
+    let rolling = ways.iter().map(|Way { id, steps, within }| Path {
+        door: *id,
+        within: Ticks::from_duration(*within),
+        steps: steps.clone(),
+    });
+    doors.iter().flat_map(orders).chain(rolling).collect()
+}
+
+/// Ports that are something else than steps of keys.
+pub fn taken(policy: &Policy, served: &Served) -> HashSet<Step> {
+    let opened = policy.doors.iter().flat_map(|door| &door.opens);
+    let opened = opened.map(|service| Step::new(service.protocol, service.port));
+    opened.chain(served.listening.iter().copied()).chain(sealed(policy)).collect()
+}
+
+/// Ports that take sealed knocks.
+fn sealed(policy: &Policy) -> impl Iterator<Item = Step> {
+    policy.doors.iter().filter_map(|door| match door.method {
+        Method::Sealed { port, .. } => Some(Step::new(Protocol::Udp, port)),
+        _ => None,
+    })
 }
 
 /// The class of every port, for both protocols.
-fn classes(policy: &Policy, served: &Served, seed: [u8; 32]) -> Box<[u8; PORTS]> {
+fn classes(policy: &Policy, ways: &[Way], served: &Served, seed: [u8; 32]) -> Box<[u8; PORTS]> {
     let mut classes = Box::new([0u8; PORTS]);
     let mut add = |step: Step, class: PortClass| {
         let entry = &mut classes[step.port as usize];
         *entry = class.add_to(*entry, step.protocol);
     };
     let mut steps = BTreeSet::new();
-    for door in &policy.doors {
-        for order in door.orders() {
-            for (index, &step) in order.iter().enumerate() {
-                add(step, if index == 0 { PortClass::FIRST } else { PortClass::LATER });
-                steps.insert(step);
-            }
+    let orders = policy.doors.iter().flat_map(Door::orders);
+    for order in orders.chain(ways.iter().map(|way| way.steps.clone())) {
+        for (index, &step) in order.iter().enumerate() {
+            add(step, if index == 0 { PortClass::FIRST } else { PortClass::LATER });
+            steps.insert(step);
         }
+    }
+    let sealed: HashSet<Step> = sealed(policy).collect();
+    for &port in &sealed {
+        add(port, PortClass::SEALED);
     }
     let guarded: HashSet<Step> = policy
         .doors
@@ -122,7 +159,10 @@ fn classes(policy: &Policy, served: &Served, seed: [u8; 32]) -> Box<[u8; PORTS]>
         .map(|service| Step::new(service.protocol, service.port))
         .collect();
     let used = |step: &Step| {
-        steps.contains(step) || guarded.contains(step) || served.listening.contains(step)
+        steps.contains(step)
+            || guarded.contains(step)
+            || sealed.contains(step)
+            || served.listening.contains(step)
     };
     for decoy in neighbours(&steps).chain(random(policy.decoys, served, seed)) {
         if !used(&decoy) {

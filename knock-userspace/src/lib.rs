@@ -21,6 +21,10 @@ pub mod interfaces;
 #[cfg(feature = "agent")]
 pub mod kernel;
 #[cfg(feature = "agent")]
+pub mod keyring;
+#[cfg(feature = "keys")]
+pub mod keys;
+#[cfg(feature = "agent")]
 pub mod lock;
 #[cfg(feature = "policy")]
 pub mod lockout;

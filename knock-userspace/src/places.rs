@@ -10,6 +10,8 @@ pub struct Places {
     pub run: PathBuf,
     /// In the BPF file system; holds maps and links.
     pub pins: PathBuf,
+    /// Holds what must be known even after the host was started anew.
+    pub state: PathBuf,
 }
 
 impl Places {
@@ -19,6 +21,7 @@ impl Places {
         Self {
             run: format!("/run/xknockd{suffix}").into(),
             pins: format!("/sys/fs/bpf/xknock{suffix}").into(),
+            state: format!("/var/lib/xknock{suffix}").into(),
         }
     }
 
@@ -39,6 +42,11 @@ impl Places {
     /// Held by the agent that runs.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")
+    }
+
+    /// The newest knocks that were made with keys.
+    pub fn newest(&self) -> PathBuf {
+        self.state.join("newest")
     }
 
     /// Where the agent takes requests.

@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use knock_common::sequence::{DoorId, Protocol, Step};
+
+use crate::keys::{self, Addresses};
 
 /// Everything the agent acts on, checked and complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,10 @@ pub struct Policy {
     pub max_grants: u32,
     /// How old a completed knock may be that nobody has read because the agent was away.
     pub late_grants: Duration,
+    /// The folder of key files.
+    pub keys: PathBuf,
+    /// How far the clock of a device with a key may be off.
+    pub clock_window: Duration,
     /// The doors, in the order of the config.
     pub doors: Vec<Door>,
 }
@@ -52,6 +60,8 @@ impl Default for Policy {
             max_sources: 65_536,
             max_grants: 64,
             late_grants: Duration::from_secs(5),
+            keys: PathBuf::from("/etc/xknock/keys"),
+            clock_window: keys::WINDOW,
             doors: Vec::new(),
         }
     }
@@ -89,7 +99,9 @@ pub struct Door {
     pub name: String,
     /// What it opens; never empty.
     pub opens: Vec<Service>,
-    /// How one knocks; two steps or more.
+    /// How one knocks.
+    pub method: Method,
+    /// The steps of [`Method::Sequence`], two or more; none of other methods.
     pub sequence: Vec<Step>,
     /// Longest time from the first step to the last.
     pub within: Duration,
@@ -109,6 +121,7 @@ impl Door {
         Self {
             name: name.into(),
             opens,
+            method: Method::Sequence,
             sequence,
             within: Duration::from_secs(10),
             open_for: Duration::from_secs(30),
@@ -127,6 +140,9 @@ impl Door {
     /// `reorder`, two steps sent one after the other may have overtaken each other once,
     /// unless a step would then come twice in a row, like a retransmission.
     pub fn orders(&self) -> Vec<Vec<Step>> {
+        if self.sequence.is_empty() {
+            return Vec::new();
+        }
         let mut orders = vec![self.sequence.clone()];
         if self.reorder {
             for first in 1..self.sequence.len() {
@@ -138,6 +154,46 @@ impl Door {
             }
         }
         orders
+    }
+}
+
+/// How one knocks on a door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// With the same steps each time, by whoever knows them.
+    Sequence,
+    /// With steps that change, made from a key.
+    Rolling {
+        /// Where steps may be. Ports that the host serves when a key is made are left out.
+        ports: RangeInclusive<u16>,
+        /// How many steps.
+        steps: u8,
+        /// Whether they are TCP or UDP at random, and not all UDP.
+        mixed: bool,
+    },
+    /// With one packet, made with a key.
+    Sealed {
+        /// The UDP port that takes it.
+        port: u16,
+        /// Whom it may open for.
+        addresses: Addresses,
+    },
+}
+
+impl Method {
+    /// The port of sealed knocks unless the config says otherwise.
+    pub const SEALED_PORT: u16 = 62_201;
+    /// Where steps of rolling sequences are unless the config says otherwise: below the
+    /// ports that Linux sends from.
+    pub const ROLLING_PORTS: RangeInclusive<u16> = 20_000..=32_767;
+
+    /// As written in a config.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Sequence => "sequence",
+            Self::Rolling { .. } => "rolling",
+            Self::Sealed { .. } => "sealed",
+        }
     }
 }
 

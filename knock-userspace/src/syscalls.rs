@@ -112,6 +112,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_pipe2,
     libc::SYS_getcwd,
     libc::SYS_memfd_create,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     libc::SYS_umask,
     // Waiting.
     libc::SYS_epoll_create1,

@@ -31,7 +31,9 @@ pub fn program(name: &str) -> PathBuf {
 /// A config in a folder of its own.
 #[derive(Debug)]
 pub struct Config {
-    folder: TempDir,
+    path: PathBuf,
+    /// Where it lies, if that goes with it.
+    _folder: Option<TempDir>,
 }
 
 impl Config {
@@ -42,13 +44,19 @@ impl Config {
     /// If it cannot be written.
     pub fn new(text: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        fs::write(folder.path().join("xknockd.toml"), text).expect("the config is written");
-        Self { folder }
+        let path = folder.path().join("xknockd.toml");
+        fs::write(&path, text).expect("the config is written");
+        Self { path, _folder: Some(folder) }
+    }
+
+    /// One that is there already.
+    pub const fn at(path: PathBuf) -> Self {
+        Self { path, _folder: None }
     }
 
     /// Where it is.
     pub fn path(&self) -> PathBuf {
-        self.folder.path().join("xknockd.toml")
+        self.path.clone()
     }
 }
 
@@ -239,6 +247,7 @@ pub(crate) fn remove_leftovers(instance: &str) {
         let _ = pins.remove_all();
     }
     let _ = fs::remove_dir_all(&places.run);
+    let _ = fs::remove_dir_all(&places.state);
 }
 
 /// Runs the agent's program on `host` to its end.

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod clients;
+pub mod keys;
 pub mod lab;
 pub mod mangle;
 pub mod netns;

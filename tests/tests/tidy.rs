@@ -64,7 +64,8 @@ fn the_pure_rooms_have_no_unsafe_code() {
 
 #[test]
 fn the_agent_starts_no_process() {
-    let found = offenders("knock-userspace/src", "process::Command", &[]);
+    // The client runs what its user asks for.
+    let found = offenders("knock-userspace/src", "process::Command", &["/bin/xknock/"]);
     assert_eq!(found, [] as [PathBuf; 0]);
 }
 

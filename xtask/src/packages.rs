@@ -22,6 +22,8 @@ pub(crate) const TEST: &[&str] = &[
     "knockd",
     "netcat-openbsd",
     "nmap",
+    "openssh-client",
+    "openssh-server",
     "python3-scapy",
     "systemd",
     "tcpdump",

@@ -10,6 +10,8 @@ use landlock::{
 
 use super::{AgentError, Options};
 use crate::kernel::needed_capabilities;
+use crate::places::Places;
+use crate::policy::Policy;
 use crate::syscalls;
 
 /// Gives up all capabilities but those that loading programs and changing tables takes, the
@@ -19,11 +21,13 @@ use crate::syscalls;
 /// # Errors
 ///
 /// If the kernel refuses. That a kernel has no Landlock is no error.
-pub(super) fn confine(options: &Options) -> Result<(), AgentError> {
+pub(super) fn confine(options: &Options, policy: &Policy) -> Result<(), AgentError> {
     // Also a precondition of the other two for processes that are not root.
     nix::sys::prctl::set_no_new_privs().map_err(failed)?;
     let config = options.config.iter().filter_map(|path| path.parent());
-    restrict_files(config, &[&options.places.pins, &options.places.run]).map_err(failed)?;
+    let read = config.chain([policy.keys.as_path()]);
+    let Places { run, pins, state } = &options.places;
+    restrict_files(read, &[pins, run, state]).map_err(failed)?;
     drop_capabilities().map_err(failed)?;
     syscalls::restrict().map_err(failed)
 }

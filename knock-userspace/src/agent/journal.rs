@@ -1,6 +1,7 @@
 //! What the agent says of each grant. Bounded: a flood of knocks must not become a flood of
 //! log lines.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tracing::{error, info, warn};
 
 use super::grants::{Earned, Refused};
+use crate::keyring::Reason;
+use crate::keys::Action;
 use crate::policy::{Door, Grant};
 
 /// The lines of one kind.
@@ -49,6 +52,8 @@ pub(super) struct Journal {
     closed: Lines,
     refused: Lines,
     late: Lines,
+    admitted: Lines,
+    denied: Lines,
     event_lost: u64,
     /// Completed knocks that opened nothing because they had waited too long.
     pub(super) late_total: u64,
@@ -61,6 +66,8 @@ impl Default for Journal {
             closed: Lines::new(100, 1000),
             refused: Lines::new(1, 20),
             late: Lines::new(1, 20),
+            admitted: Lines::new(100, 1000),
+            denied: Lines::new(1, 20),
             event_lost: 0,
             late_total: 0,
         }
@@ -90,14 +97,14 @@ impl Journal {
         }
     }
 
-    pub(super) fn refused(&mut self, door: &Door, source: std::net::IpAddr, why: Refused) {
+    pub(super) fn refused(&mut self, door: &Door, source: IpAddr, why: Refused) {
         if self.refused.may_write("refused") {
             warn!(door = door.name, %source, reason = %why, "refused");
         }
     }
 
     /// A knock that nobody read in time.
-    pub(super) fn late(&mut self, door: &Door, source: std::net::IpAddr, waited: Duration) {
+    pub(super) fn late(&mut self, door: &Door, source: IpAddr, waited: Duration) {
         self.late_total += 1;
         if self.late.may_write("late") {
             let waited = humantime::format_duration(Duration::from_millis(
@@ -107,8 +114,33 @@ impl Journal {
         }
     }
 
+    /// A knock with a key that may do what it asks for.
+    pub(super) fn admitted(
+        &mut self,
+        key: &str,
+        from: IpAddr,
+        source: IpAddr,
+        action: Action,
+        doors: &str,
+    ) {
+        if self.admitted.may_write("knocked with a key") {
+            let action = match action {
+                Action::Open => "open",
+                Action::Close => "close",
+            };
+            info!(key, %from, %source, action, doors, "knocked with a key");
+        }
+    }
+
+    /// A knock with a key that may not. Without the key's name, anybody can have made it.
+    pub(super) fn denied(&mut self, key: Option<&str>, from: IpAddr, why: &Reason) {
+        if self.denied.may_write("denied") {
+            warn!(key, %from, reason = %why, "denied");
+        }
+    }
+
     /// A knock on a door that was removed while it was under way.
-    pub(super) fn doorless(&mut self, source: std::net::IpAddr) {
+    pub(super) fn doorless(&mut self, source: IpAddr) {
         if self.late.may_write("late") {
             warn!(%source, "knocked on a door that is no more");
         }
@@ -139,6 +171,8 @@ impl Journal {
         self.closed.confess("closed");
         self.refused.confess("refused");
         self.late.confess("late");
+        self.admitted.confess("knocked with a key");
+        self.denied.confess("denied");
     }
 }
 

@@ -83,6 +83,15 @@ impl Keeper {
         Some(earned.inspect(|earned| self.write_down(earned.clone())))
     }
 
+    /// Opens a door for a source because a knock with a key says so.
+    pub(super) fn knocked(&mut self, name: &str, source: IpAddr, lasts: Duration) {
+        if let Some(Err(why)) = self.open(name, source, lasts)
+            && let Some(door) = self.policy.door(name)
+        {
+            self.journal.refused(door, source, why);
+        }
+    }
+
     fn write_down(&mut self, earned: Vec<Earned>) {
         for one in &earned {
             let running = Running { door: one.door, until: one.until };

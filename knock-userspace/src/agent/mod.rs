@@ -6,6 +6,7 @@ mod error;
 mod grants;
 mod journal;
 mod keeper;
+mod keys;
 mod links;
 mod policy_change;
 mod requests;
@@ -20,19 +21,21 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use knock_common::counters::Counter;
 use knock_common::detect::Outcome;
+use knock_common::sealed::SealedEvent;
 use tokio::sync::mpsc;
 use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::{error, info, warn};
 
 pub use self::error::AgentError;
 use self::keeper::Keeper;
+use self::keys::{Changes, Keys};
 use self::start::{Started, start};
 use self::supervisor::Supervisor;
 use self::transactions::Transaction;
 use crate::control;
 use crate::firewall::{Firewall, Ruleset, Watch};
 use crate::interfaces::Interfaces;
-use crate::kernel::{Detector, Events, Jumps, Pins, State, Trace};
+use crate::kernel::{Detector, Events, Jumps, Pins, SealedEvents, State, Trace};
 use crate::lock::Lock;
 use crate::places::Places;
 use crate::policy::{Grant, Policy};
@@ -85,7 +88,7 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let lock = Lock::take(&options.places)?;
     let mut started = start(policy, &options).await?;
-    let ends = match open_ends(&mut started.detector, &options) {
+    let ends = match open_ends(&mut started, &options) {
         Ok(ends) => ends,
         Err(error) => {
             if started.is_first {
@@ -96,9 +99,19 @@ pub async fn run(
         }
     };
     let Started {
-        detector, firewall, watch, ruleset, interfaces, keeper, state, pins, trial, ..
+        detector,
+        firewall,
+        watch,
+        ruleset,
+        interfaces,
+        keeper,
+        keys,
+        state,
+        pins,
+        trial,
+        ..
     } = started;
-    let Ends { events, trace, control, inbox } = ends;
+    let Ends { events, sealed, key_changes, trace, control, inbox } = ends;
     info!(
         interfaces = keeper.policy.interfaces.join(","),
         mode = %keeper.policy.mode,
@@ -108,6 +121,7 @@ pub async fn run(
     );
     let mut agent = Agent {
         keeper,
+        keys,
         ends: DelayQueue::new(),
         timers: HashMap::new(),
         firewall: Some(firewall),
@@ -127,7 +141,7 @@ pub async fn run(
     agent.set_all_timers();
     agent.supervisor.ready();
     on_ready();
-    let sources = Sources { events, trace, watch, interfaces, inbox, signals };
+    let sources = Sources { events, sealed, key_changes, trace, watch, interfaces, inbox, signals };
     let result = agent.serve(sources).await;
     control.end().await;
     agent.stop(lock).await;
@@ -137,18 +151,23 @@ pub async fn run(
 /// What opens once detector and table are in place.
 struct Ends {
     events: Events,
+    sealed: SealedEvents,
+    key_changes: Changes,
     trace: Option<Trace>,
     control: control::Server,
     inbox: control::Inbox,
 }
 
-fn open_ends(detector: &mut Detector, options: &Options) -> Result<Ends, AgentError> {
+fn open_ends(started: &mut Started, options: &Options) -> Result<Ends, AgentError> {
+    let Started { detector, keeper, .. } = started;
     let events = detector.events()?;
+    let sealed = detector.sealed()?;
+    let key_changes = Changes::of(&keeper.policy);
     let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
     let (outbox, inbox) = mpsc::channel(REQUESTS);
     let control = control::serve(&options.places.socket(), outbox)?;
-    confine::confine(options)?;
-    Ok(Ends { events, trace, control, inbox })
+    confine::confine(options, &keeper.policy)?;
+    Ok(Ends { events, sealed, key_changes, trace, control, inbox })
 }
 
 /// Undoes a start.
@@ -166,6 +185,8 @@ fn take_back(started: Started) {
 /// Where things come from that happen.
 struct Sources {
     events: Events,
+    sealed: SealedEvents,
+    key_changes: Changes,
     trace: Option<Trace>,
     watch: Watch,
     interfaces: Interfaces,
@@ -175,6 +196,7 @@ struct Sources {
 
 struct Agent {
     keeper: Keeper,
+    keys: Keys,
     /// When grants end.
     ends: DelayQueue<Grant>,
     /// The place of each grant in `ends`.
@@ -211,6 +233,9 @@ enum Happened {
     Call(control::Call),
     Jumped,
     TrialOver,
+    Sealed(Box<SealedEvent>),
+    KeysChanged,
+    KeysDue,
 }
 
 impl Agent {
@@ -220,12 +245,20 @@ impl Agent {
             let full = self.keeper.pending.len() >= WAITING;
             let until = |end: Duration| end.saturating_sub(clock::since_boot());
             let (trial_left, restore_in) = (self.trial.map(until), self.restore_at.map(until));
+            let keys_due = self.keys.due(&self.keeper.policy);
             let happened = tokio::select! {
                 signal = sources.signals.recv() => Happened::Signal(signal),
-                result = sources.events.read(BATCH, |event| self.keeper.take(event)), if !full => {
+                result = sources.events.read(BATCH, |event| {
+                    if !self.keys.takes(&event, &self.keeper.policy) {
+                        self.keeper.take(event);
+                    }
+                }), if !full => {
                     result?;
                     Happened::Handled
                 }
+                sealed = sources.sealed.next(), if !full => Happened::Sealed(Box::new(sealed?)),
+                () = sources.key_changes.next() => Happened::KeysChanged,
+                () = sleep(keys_due) => Happened::KeysDue,
                 done = transactions::finished(&mut self.transaction) => {
                     self.conclude(done);
                     Happened::Handled
@@ -255,12 +288,19 @@ impl Agent {
                 Happened::Changed(culprit) => self.restore(&culprit).await,
                 Happened::Links => self.follow_links(&sources.interfaces).await,
                 Happened::Call(call) => self.answer(call, &mut sources).await,
-                Happened::Jumped => self.after_jump().await,
+                Happened::Jumped => {
+                    self.after_jump().await;
+                    self.renew_keys(&mut sources);
+                }
+                Happened::Sealed(event) => self.take_sealed(*event).await,
+                Happened::KeysChanged => self.keys_changed(),
+                Happened::KeysDue => self.renew_keys(&mut sources),
                 Happened::TrialOver => self.end_trial().await,
             }
             if self.off {
                 return Ok(());
             }
+            self.take_rolled().await;
             self.look_for_lost();
             self.begin();
         }
@@ -288,11 +328,15 @@ impl Agent {
             Ok(totals) => {
                 let lost = totals.get(Counter::Candidate(Outcome::EventLost));
                 self.keeper.journal.event_lost(lost);
-                let counters: Vec<_> =
-                    totals.named().map(|(name, n)| format!("{name}={n}")).collect();
+                let pair = |(name, n)| format!("{name}={n}");
+                let counters: Vec<_> = totals.named().map(pair).collect();
                 info!(packets = totals.packets(), counters = counters.join(" "), "counters");
             }
             Err(error) => warn!(%error, "counters could not be read"),
+        }
+        let knocks: Vec<_> = self.keys.ends().map(|(name, n)| format!("{name}={n}")).collect();
+        if !knocks.is_empty() {
+            info!(counters = knocks.join(" "), "knocks with keys");
         }
         let clean = self.options.clean || self.off;
         let running = self.keeper.grants.len();
@@ -313,6 +357,8 @@ impl Agent {
         {
             error!(%error, "what is pinned could not be removed");
         }
+        // What must not be forgotten stays in there if a key was ever used.
+        let _ = std::fs::remove_dir(&options.places.state);
         lock.remove(&options.places);
     }
 }

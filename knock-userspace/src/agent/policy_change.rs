@@ -2,10 +2,12 @@
 
 use tracing::{error, info, warn};
 
+use super::keys::{Changes, Keys};
 use super::{Agent, AgentError, Sources, clock, start};
+use crate::compile::Compiled;
 use crate::control::{Caller, Fault, Problem};
 use crate::firewall::Ruleset;
-use crate::kernel::Detector;
+use crate::kernel::{Detector, Settings};
 use crate::lockout;
 use crate::policy::{Mode, Policy};
 
@@ -60,6 +62,44 @@ impl Agent {
             .map_err(|error| Problem::new(Fault::LockOut, error))
     }
 
+    /// The detector for `compiled`, if the one that runs cannot become it.
+    pub(super) fn next_detector(
+        &self,
+        compiled: &Compiled,
+        settings: Settings,
+    ) -> Result<Option<Detector>, AgentError> {
+        if self.detector.can_become(compiled, settings) {
+            return Ok(None);
+        }
+        Ok(Some(Detector::load_among(compiled, settings, self.pins.as_ref())?))
+    }
+
+    /// Makes the detector look up what `compiled` says, or lets `next` take its place.
+    pub(super) fn use_detector(
+        &mut self,
+        next: Option<Detector>,
+        compiled: &Compiled,
+        sources: &mut Sources,
+    ) -> Result<(), AgentError> {
+        let Some(mut next) = next else {
+            self.detector.update(compiled)?;
+            return Ok(());
+        };
+        self.keys.install(&mut next)?;
+        // From here on it is the one, even if something below fails.
+        let mut before = std::mem::replace(&mut self.detector, next);
+        self.detector.take_over(&mut before)?;
+        for what in self.detector.settle()? {
+            warn!(lost = what, "begun anew, because doors or keys need other maps");
+        }
+        sources.events = self.detector.events()?;
+        sources.sealed = self.detector.sealed()?;
+        if self.options.trace_kernel {
+            sources.trace = Some(self.detector.trace()?);
+        }
+        Ok(())
+    }
+
     /// How many grants were ended, because no door gives them any more.
     async fn change_policy(
         &mut self,
@@ -76,7 +116,10 @@ impl Agent {
                 return Err(start::occupied(interface, xdp.program).into());
             }
         }
-        let compiled = start::compile_for(self.detector.trie(), &policy, &self.state)?;
+        let mut other =
+            (!self.keys.fit(&policy)).then(|| Keys::open(&policy, &self.options.places));
+        let keys = other.as_mut().unwrap_or(&mut self.keys);
+        let compiled = start::compile_for(self.detector.trie(), &policy, keys, &self.state)?;
         let settings = start::settings(&policy, &self.state, self.options.trace_kernel);
         let mut state = self.state;
         state.next_node = compiled.trie.next().0;
@@ -90,34 +133,28 @@ impl Agent {
         let left = trial.map(|end| end.saturating_sub(clock::since_boot()));
         start::enforce(&mut ruleset, &state, left);
         self.keeper.record.set_state(state)?;
-        let next = if self.detector.can_become(&compiled, settings) {
-            None
-        } else {
-            Some(Detector::load_among(&compiled, settings, self.pins.as_ref()))
-        };
-        let ready = match &next {
-            Some(Err(_)) => Ok(()),
-            _ => self.install(ruleset).await,
-        };
-        let next = match (next.transpose(), ready) {
+        let next = self.next_detector(&compiled, settings);
+        let ready = if next.is_ok() { self.install(ruleset).await } else { Ok(()) };
+        let next = match (next, ready) {
             (Ok(next), Ok(())) => next,
             (next, ready) => {
                 // The old policy stays, also in the maps that both programs share.
                 self.detector.reassert()?;
                 next?;
                 ready?;
-                None
+                return Ok(0);
             }
         };
         self.state = state;
         self.trial = trial;
         self.keeper.set_policy(policy);
         let lost = self.keeper.grants.no_longer_allowed(&self.keeper.policy);
-        let applied = match next {
-            None => self.detector.update(&compiled).map_err(AgentError::from),
-            Some(next) => self.become_program(next, sources),
-        };
-        if let Err(error) = applied {
+        if let Some(keys) = other {
+            self.keys = keys;
+            sources.key_changes = Changes::of(&self.keeper.policy);
+        }
+        let applied = self.use_detector(next, &compiled, sources);
+        if let Err(error) = applied.and_then(|()| Ok(self.keys.install(&mut self.detector)?)) {
             // The table is the new policy's already, so to go back would open and close at random.
             error!(%error, "the new policy holds, but the detector could not follow in all");
         }
@@ -131,19 +168,5 @@ impl Agent {
             self.restore_soon();
         }
         Ok(lost.len())
-    }
-
-    /// Lets another program take over from the one that runs.
-    fn become_program(&mut self, next: Detector, sources: &mut Sources) -> Result<(), AgentError> {
-        let mut before = std::mem::replace(&mut self.detector, next);
-        self.detector.take_over(&mut before)?;
-        for what in self.detector.settle()? {
-            warn!(lost = what, "begun anew, because the config needs other maps");
-        }
-        sources.events = self.detector.events()?;
-        if self.options.trace_kernel {
-            sources.trace = Some(self.detector.trace()?);
-        }
-        Ok(())
     }
 }

@@ -73,6 +73,8 @@ impl Agent {
             restored: self.restored,
             late: self.keeper.journal.late_total,
             pinned: self.pins.is_some(),
+            keys: self.keys.len(),
+            key_knocks: self.keys.ends().collect(),
             packets: totals.named().map(|(name, n)| (name.to_owned(), n)).collect(),
         })))
     }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::grants::Running;
 use super::keeper::Keeper;
+use super::keys::Keys;
 use super::{AgentError, Options, clock};
 use crate::compile::{Compiled, compile_onto};
 use crate::firewall::{Firewall, Ruleset, Status, TimedGrant, Watch};
@@ -30,6 +31,7 @@ pub(super) struct Started {
     pub ruleset: Ruleset,
     pub interfaces: Interfaces,
     pub keeper: Keeper,
+    pub keys: Keys,
     pub state: State,
     pub pins: Option<Pins>,
     /// When a trial that goes on will end.
@@ -75,7 +77,8 @@ fn go_on(
     };
     let on_record = !state.is_new();
     let mut state = if on_record { state } else { fresh_state()? };
-    let compiled = compile_onto(&trie, &policy, &sockets::served()?, state.decoy_seed)?;
+    let mut keys = Keys::open(&policy, &options.places);
+    let compiled = compile_for(&trie, &policy, &mut keys, &state)?;
 
     let mut firewall = Firewall::open()?;
     // Before the table is looked at: what others change from here on is put back.
@@ -92,6 +95,7 @@ fn go_on(
     keeper.record.set_state(state)?;
     let settings = settings(&keeper.policy, &state, options.trace_kernel);
     let mut detector = Detector::load_among(&compiled, settings, pins.as_ref())?;
+    keys.install(&mut detector)?;
     for interface in present.iter().filter(|one| keeper.policy.watches(&one.name)) {
         match attach(&mut detector, &keeper.policy, interface) {
             // It went meanwhile; the event loop hears of it, and of its return.
@@ -134,6 +138,7 @@ fn go_on(
         ruleset,
         interfaces,
         keeper,
+        keys,
         state,
         pins,
         trial,
@@ -316,7 +321,10 @@ pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGran
 pub(super) fn compile_for(
     trie: &Trie,
     policy: &Policy,
+    keys: &mut Keys,
     state: &State,
 ) -> Result<Compiled, AgentError> {
-    Ok(compile_onto(trie, policy, &sockets::served()?, state.decoy_seed)?)
+    let served = sockets::served()?;
+    let ways = keys.ways(policy, &served);
+    Ok(compile_onto(trie, policy, &ways, &served, state.decoy_seed)?)
 }

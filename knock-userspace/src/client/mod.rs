@@ -1,6 +1,9 @@
 //! Knocks over plain sockets, without root: a TCP step is a connection attempt, a UDP
 //! step an empty datagram.
 
+mod hosts;
+mod knocker;
+mod pipe;
 mod steps;
 mod target;
 
@@ -12,6 +15,9 @@ use std::time::{Duration, Instant};
 use knock_common::sequence::{Protocol, Step};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub use hosts::{Host, Hosts, HostsError};
+pub use knocker::{KnockError, Knocker, OpenError, Reasons, Wishes};
+pub use pipe::pipe;
 pub use steps::{StepError, parse_steps};
 pub use target::{Family, Target, TargetError};
 
@@ -91,33 +97,52 @@ fn is_under_way(error: &io::Error) -> bool {
 
 /// Sends an empty datagram.
 fn udp(address: SocketAddr) -> io::Result<Socket> {
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => ([0; 4], 0).into(),
-        SocketAddr::V6(_) => ([0; 16], 0).into(),
-    };
-    let socket = UdpSocket::bind(any)?;
+    let socket = UdpSocket::bind(target::any(address))?;
     socket.send_to(&[], address)?;
     Ok(socket.into())
+}
+
+/// How trying to connect has ended.
+#[derive(Debug)]
+pub enum Connected {
+    /// It answered, after this time.
+    Open(TcpStream, Duration),
+    /// It refused to the end.
+    Refused,
+    /// It said nothing.
+    Silent,
 }
 
 /// Tries to connect to `address` until it answers; the time that took, or `None` after
 /// `limit`.
 pub fn wait_open(address: SocketAddr, limit: Duration) -> Option<Duration> {
+    match wait_connect(address, limit) {
+        Connected::Open(_, took) => Some(took),
+        Connected::Refused | Connected::Silent => None,
+    }
+}
+
+/// Tries to connect to `address` until it answers, for at most `limit`.
+pub fn wait_connect(address: SocketAddr, limit: Duration) -> Connected {
     /// What the agent needs to open the door, on a machine that is not busy.
     const GRANT: Duration = Duration::from_millis(1);
     const LONGEST_TRY: Duration = Duration::from_secs(2);
     let started = Instant::now();
     let mut patience = Duration::from_millis(10);
+    let mut refused = false;
     loop {
         sleep(GRANT);
-        let left = limit.checked_sub(started.elapsed()).filter(|left| !left.is_zero())?;
+        let Some(left) = limit.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
+            return if refused { Connected::Refused } else { Connected::Silent };
+        };
         // A SYN that came before the grant was dropped, and its own repetition takes a
         // second. So tries are short at first, and grow until they outlast the path's
         // round trip.
         let tried = Instant::now();
         let patient = patience.min(left);
-        if TcpStream::connect_timeout(&address, patient).is_ok() {
-            return Some(started.elapsed());
+        match TcpStream::connect_timeout(&address, patient) {
+            Ok(stream) => return Connected::Open(stream, started.elapsed()),
+            Err(error) => refused = error.kind() == io::ErrorKind::ConnectionRefused,
         }
         // A port that refuses does so at once; no reason to ask faster.
         sleep(patient.saturating_sub(tried.elapsed()).min(Duration::from_millis(20)));

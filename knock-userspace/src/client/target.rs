@@ -90,15 +90,24 @@ impl Target {
         address.set_port(port);
         address
     }
+
+    /// What a socket that sends there is bound to.
+    pub(super) fn any(self) -> SocketAddr {
+        any(self.0)
+    }
+}
+
+/// The unspecified address of the family of `address`.
+pub(super) fn any(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0; 16], 0).into(),
+    }
 }
 
 /// Asks the system for a route; connecting a datagram socket sends nothing.
 fn route(address: SocketAddr) -> io::Result<()> {
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => ([0; 4], 0).into(),
-        SocketAddr::V6(_) => ([0; 16], 0).into(),
-    };
-    UdpSocket::bind(any)?.connect(address)
+    UdpSocket::bind(any(address))?.connect(address)
 }
 
 impl fmt::Display for Target {

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use knock_common::sequence::Step;
+use knock_common::sequence::{Protocol, Step};
 use serde_spanned::Spanned;
 
 use super::values::{self, Wrong};
-use super::{Mistake, raw};
-use crate::policy::{Attach, Connections, Door, Knocks, Mode, Policy, Service};
+use super::{Mistake, method, raw};
+use crate::policy::{Attach, Connections, Door, Knocks, Method, Mode, Policy, Service};
 
 const WITHIN: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(300);
@@ -17,20 +17,21 @@ const OPEN_FOR: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const LATE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const GRANTS: std::ops::RangeInclusive<u32> = 1..=10_000_000;
-const STEPS: std::ops::RangeInclusive<usize> = 2..=32;
+const WINDOW: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// What was wrong so far.
 #[derive(Default)]
-struct Mistakes(Vec<Mistake>);
+pub(super) struct Mistakes(pub(super) Vec<Mistake>);
 
 impl Mistakes {
     /// Notes what is wrong with the value at `span`.
-    fn note<T>(&mut self, span: Range<usize>, result: Result<T, Wrong>) -> Option<T> {
+    pub(super) fn note<T>(&mut self, span: Range<usize>, result: Result<T, Wrong>) -> Option<T> {
         result.map_err(|(what, help)| self.0.push(Mistake::new(span, what, help))).ok()
     }
 
     /// The value that `read` makes of what is written, or `default` if nothing is.
-    fn optional<W, T>(
+    pub(super) fn optional<W, T>(
         &mut self,
         written: Option<Spanned<W>>,
         default: T,
@@ -63,6 +64,8 @@ pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
         max_sources,
         max_grants,
         late_grants,
+        keys,
+        clock_window,
         doors,
     } = raw;
     let mut mistakes = Mistakes::default();
@@ -103,6 +106,9 @@ pub(super) fn policy(raw: raw::Config) -> Result<Policy, Vec<Mistake>> {
             .optional(max_grants, default.max_grants, |n| values::number(n, GRANTS)),
         late_grants: mistakes
             .optional(late_grants, default.late_grants, |text| values::duration(&text, LATE)),
+        keys: mistakes.optional(keys, default.keys, |text| values::folder(&text)),
+        clock_window: mistakes
+            .optional(clock_window, default.clock_window, |text| values::duration(&text, WINDOW)),
         doors: placed.into_iter().map(|placed| placed.door).collect(),
     };
     if mistakes.0.is_empty() { Ok(policy) } else { Err(mistakes.0) }
@@ -119,14 +125,40 @@ fn list<T>(
 
 /// One door by itself; `None` if it cannot be told what was meant.
 fn door(raw: raw::Door, mistakes: &mut Mistakes) -> Option<Placed> {
-    let raw::Door { name, opens, sequence, within, open_for, cut, reorder, max_grants } = raw;
+    let raw::Door {
+        name,
+        opens,
+        method,
+        sequence,
+        ports,
+        steps,
+        mixed,
+        port,
+        addresses,
+        within,
+        open_for,
+        cut,
+        reorder,
+        max_grants,
+    } = raw;
     let before = mistakes.0.len();
     let name_at = name.span();
     let name = mistakes.note(name_at.clone(), values::door_name(name.get_ref()));
     let services = services(opens, mistakes);
-    let sequence_at = sequence.span();
-    let (steps, places) = steps(sequence, mistakes);
-    let default = Door::new("", services, steps);
+    let written = method::Written {
+        door: name_at.clone(),
+        method,
+        sequence,
+        ports,
+        steps,
+        mixed,
+        port,
+        addresses,
+        within: within.as_ref().map(Spanned::span),
+        reorder: reorder.as_ref().map(Spanned::span),
+    };
+    let method::Knocks { method, sequence, sequence_at, places } = written.check(mistakes);
+    let default = Door { method, ..Door::new("", services, sequence) };
     let within = mistakes.optional(within, default.within, |text| values::duration(&text, WITHIN));
     let open_for =
         mistakes.optional(open_for, default.open_for, |text| values::duration(&text, OPEN_FOR));
@@ -141,7 +173,7 @@ fn door(raw: raw::Door, mistakes: &mut Mistakes) -> Option<Placed> {
             within,
             open_for,
             cut: cut.unwrap_or(default.cut),
-            reorder: reorder.unwrap_or(default.reorder),
+            reorder: reorder.map_or(default.reorder, Spanned::into_inner),
             max_grants,
             ..default
         },
@@ -177,46 +209,17 @@ fn services(opens: Spanned<Vec<raw::Text>>, mistakes: &mut Mistakes) -> Vec<Serv
     services
 }
 
-fn steps(
-    sequence: Spanned<Vec<raw::Text>>,
-    mistakes: &mut Mistakes,
-) -> (Vec<Step>, Vec<Range<usize>>) {
-    let span = sequence.span();
-    let written = sequence.into_inner();
-    if !STEPS.contains(&written.len()) {
-        let what = match written.len() {
-            0 => "a sequence without steps would open to everyone".into(),
-            1 => "any port scan would open a sequence of one step".into(),
-            n => format!("{n} steps are more than anyone can knock in time"),
-        };
-        let help =
-            format!("give {} to {} steps; three or more are better", STEPS.start(), STEPS.end());
-        mistakes.0.push(Mistake::new(span, what, help));
-    }
-    let mut steps: Vec<Step> = Vec::new();
-    let mut places = Vec::new();
-    for text in written {
-        let span = text.span();
-        let Some(step) = mistakes.note(span.clone(), values::step(text.get_ref())) else {
-            continue;
-        };
-        if steps.last() == Some(&step) {
-            let what = format!("{step} twice in a row cannot be told from a retransmission");
-            mistakes.0.push(Mistake::new(span.clone(), what, "put another step between the two"));
-        }
-        steps.push(step);
-        places.push(span);
-    }
-    (steps, places)
-}
-
 /// What is wrong between doors.
 fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
     let mut names = HashMap::new();
     let mut identifiers = HashMap::new();
     let mut sequences = HashMap::new();
     let mut guarded = HashMap::new();
+    let mut sealed = HashMap::new();
     for placed in doors {
+        if let Method::Sealed { port, .. } = placed.door.method {
+            sealed.entry(Step::new(Protocol::Udp, port)).or_insert(placed);
+        }
         if let Some(first) = names.insert(placed.door.name.as_str(), placed.name.clone()) {
             let what = format!("there are two doors called `{}`", placed.door.name);
             let mistake = Mistake::new(placed.name.clone(), what, "rename one of them");
@@ -234,6 +237,14 @@ fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
         }
         for service in &placed.door.opens {
             guarded.entry(Step::new(service.protocol, service.port)).or_insert(placed);
+        }
+    }
+    for (port, placed) in &sealed {
+        if let Some(other) = guarded.get(port) {
+            let what =
+                format!("{port} takes sealed knocks, but door `{}` opens it", other.door.name);
+            let help = "give another `port`, which nothing serves";
+            mistakes.0.push(Mistake::new(placed.sequence.clone(), what, help));
         }
     }
     let mut reported = HashSet::new();
@@ -265,6 +276,15 @@ fn clashes(doors: &[Placed], mistakes: &mut Mistakes) {
                 let what = format!("{step} is a step, but door `{}` opens it", other.door.name);
                 let help = "knock on ports that nothing serves; choose another step";
                 mistakes.0.push(Mistake::new(span.clone(), what, help));
+            }
+            if let Some(other) = sealed.get(step)
+                && reported.insert(span.clone())
+            {
+                let what = format!(
+                    "{step} is a step, but takes the sealed knocks of door `{}`",
+                    other.door.name
+                );
+                mistakes.0.push(Mistake::new(span.clone(), what, "choose another step"));
             }
         }
     }

@@ -1,10 +1,11 @@
 //! From a TOML file to a [`Policy`].
 //!
-//! `raw` is the file as it is written, every value with its place; `check` turns it into
-//! a policy and collects mistakes; `error` shows them with file, line and column.
+//! `raw` is the file as it is written, every value with its place; `check` and `method` turn it
+//! into a policy and collects mistakes; `error` shows them with file, line and column.
 
 mod check;
 mod error;
+mod method;
 mod raw;
 mod values;
 

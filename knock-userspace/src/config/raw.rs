@@ -23,6 +23,8 @@ pub(super) struct Config {
     pub max_sources: Option<Spanned<i64>>,
     pub max_grants: Option<Spanned<i64>>,
     pub late_grants: Option<Text>,
+    pub keys: Option<Text>,
+    pub clock_window: Option<Text>,
     #[serde(default, rename = "door")]
     pub doors: Vec<Spanned<Door>>,
 }
@@ -32,16 +34,22 @@ pub(super) struct Config {
 pub(super) struct Door {
     pub name: Text,
     pub opens: Spanned<Vec<Text>>,
-    pub sequence: Spanned<Vec<Text>>,
+    pub method: Option<Text>,
+    pub sequence: Option<Spanned<Vec<Text>>>,
+    pub ports: Option<Text>,
+    pub steps: Option<Spanned<i64>>,
+    pub mixed: Option<Spanned<bool>>,
+    pub port: Option<Spanned<i64>>,
+    pub addresses: Option<Text>,
     pub within: Option<Text>,
     pub open_for: Option<Text>,
     pub cut: Option<bool>,
-    pub reorder: Option<bool>,
+    pub reorder: Option<Spanned<bool>>,
     pub max_grants: Option<Spanned<i64>>,
 }
 
 /// Every key, for suggestions.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 27] = [
     "interfaces",
     "mode",
     "connections",
@@ -53,10 +61,18 @@ const KEYS: [&str; 19] = [
     "max_sources",
     "max_grants",
     "late_grants",
+    "keys",
+    "clock_window",
     "door",
     "name",
     "opens",
+    "method",
     "sequence",
+    "ports",
+    "steps",
+    "mixed",
+    "port",
+    "addresses",
     "within",
     "open_for",
     "cut",

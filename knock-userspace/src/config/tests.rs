@@ -1,9 +1,11 @@
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
 
 use super::{ConfigError, parse};
-use crate::policy::{Attach, Connections, Knocks, Mode, Service};
+use crate::keys::Addresses;
+use crate::policy::{Attach, Connections, Knocks, Method, Mode, Service};
 
 const SSH: &str = r#"[[door]]
 name = "ssh"
@@ -49,6 +51,14 @@ fn the_example_has_every_key_and_loads() {
         "decoys",
         "max_sources",
         "late_grants",
+        "keys",
+        "clock_window",
+        "method",
+        "port",
+        "addresses",
+        "ports",
+        "steps",
+        "mixed",
         "name",
         "opens",
         "sequence",
@@ -164,7 +174,11 @@ fn every_mistake_is_shown_with_its_place_and_what_would_be_right() {
             format!("decoys = \"many\"\n{SSH}"),
             &["test.toml:1:10", "invalid type"],
         ),
-        ("no sequence", door("sequence", "#"), &["missing field `sequence`"]),
+        (
+            "no sequence",
+            door("sequence", "#"),
+            &["test.toml:2:8", "nobody can knock", "method = \"sealed\""],
+        ),
     ];
     for (what, text, expected) in rows {
         let shown = shown(&text);
@@ -218,5 +232,95 @@ fn limits_are_read_and_bounded() {
     assert_eq!((policy.max_grants, policy.doors[0].max_grants), (3, 9));
     for wrong in [format!("max_grants = 0\n{SSH}"), format!("{SSH}max_grants = -1\n")] {
         assert!(shown(&wrong).contains("give a number from 1 to 10000000"));
+    }
+}
+
+/// A door for devices with a key.
+fn keyed(method: &str) -> String {
+    format!("[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = {method}\n")
+}
+
+#[test]
+fn doors_for_keys_have_defaults_and_no_sequence() {
+    let text = keyed("\"sealed\"") + &keyed("\"rolling\"").replace("ssh", "web");
+    let policy = parse("test.toml", &text).unwrap();
+    let [sealed, rolling] = &policy.doors[..] else { panic!("two doors") };
+    let expected = Method::Sealed { port: 62_201, addresses: Addresses::Seen };
+    assert_eq!((&sealed.method, &sealed.sequence[..]), (&expected, &[][..]));
+    let expected = Method::Rolling { ports: 20_000..=32_767, steps: 5, mixed: false };
+    assert_eq!((&rolling.method, &rolling.sequence[..]), (&expected, &[][..]));
+    assert_eq!(policy.clock_window, Duration::from_secs(60));
+    assert_eq!(policy.keys, PathBuf::from("/etc/xknock/keys"));
+    let text = keyed("\"sealed\"\nport = 4500\naddresses = \"own\"");
+    let door = &parse("test.toml", &text).unwrap().doors[0];
+    assert_eq!(door.method, Method::Sealed { port: 4500, addresses: Addresses::Own });
+    let text = keyed("\"rolling\"\nports = \"1024-9000\"\nsteps = 8\nmixed = true");
+    let door = &parse("test.toml", &text).unwrap().doors[0];
+    assert_eq!(door.method, Method::Rolling { ports: 1024..=9000, steps: 8, mixed: true });
+}
+
+#[test]
+fn mistakes_about_keys_are_shown_with_their_place() {
+    let rows: Vec<(&str, String, &[&str])> = vec![
+        (
+            "an unknown method",
+            keyed("\"static\""),
+            &["test.toml:4:10", "\"sequence\" or \"rolling\" or \"sealed\""],
+        ),
+        (
+            "a sequence that nobody would use",
+            format!("{SSH}method = \"sealed\"\n"),
+            &["test.toml:4:12", "`sequence` means nothing", "method = \"sequence\""],
+        ),
+        ("a port of steps", keyed("\"rolling\"\nport = 1"), &["test.toml:5:8", "`port`"]),
+        ("steps in one packet", keyed("\"sealed\"\nsteps = 4"), &["test.toml:5:9", "`steps`"]),
+        (
+            "a time for one packet",
+            keyed("\"sealed\"\nwithin = \"5s\""),
+            &["test.toml:5:10", "`within`", "\"sequence\"` or `\"rolling\""],
+        ),
+        ("port 0", keyed("\"sealed\"\nport = 0"), &["test.toml:5:8", "1 to 65535"]),
+        (
+            "addresses of nobody",
+            keyed("\"sealed\"\naddresses = \"all\""),
+            &["test.toml:5:13", "\"seen\" or \"own\" or \"any\""],
+        ),
+        (
+            "no range",
+            keyed("\"rolling\"\nports = \"30000\""),
+            &["test.toml:5:9", "no range of ports"],
+        ),
+        (
+            "too small a range",
+            keyed("\"rolling\"\nports = \"30000-30009\""),
+            &["test.toml:5:9", "too few", "1024"],
+        ),
+        ("two steps", keyed("\"rolling\"\nsteps = 2"), &["test.toml:5:9", "3 to 16"]),
+        (
+            "a sealed port that is served",
+            keyed("\"sealed\"").replace("tcp/22", "udp/62201"),
+            &["udp/62201 takes sealed knocks, but door `ssh` opens it"],
+        ),
+        (
+            "a step that is a sealed port",
+            keyed("\"sealed\"") + &SSH.replace("ssh", "web").replace("udp/8000", "udp/62201"),
+            &["test.toml:8:25", "takes the sealed knocks of door `ssh`"],
+        ),
+        (
+            "half a path",
+            format!("keys = \"keys\"\n{SSH}"),
+            &["test.toml:1:8", "\"/etc/xknock/keys\""],
+        ),
+        (
+            "a window that is none",
+            format!("clock_window = \"1d\"\n{SSH}"),
+            &["test.toml:1:16", "1s to 1h"],
+        ),
+    ];
+    for (what, text, expected) in rows {
+        let shown = shown(&text);
+        for part in expected {
+            assert!(shown.contains(part), "{what}: no {part:?} in: {shown}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -85,6 +86,18 @@ pub(super) fn interface(text: &str) -> Result<String, Wrong> {
             "names have 1 to {LONGEST} bytes, without blanks, `/` and `:`, see `ip link`; \
              `eth*` stands for all that begin with `eth`, and other patterns do not exist"
         ),
+    ))
+}
+
+/// A folder by its whole path.
+pub(super) fn folder(text: &str) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err((
+        format!("`{text}` is no whole path"),
+        "write it from the root, as in \"/etc/xknock/keys\"".to_owned(),
     ))
 }
 

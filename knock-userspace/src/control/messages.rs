@@ -156,6 +156,10 @@ pub struct Status {
     pub late: u64,
     /// Whether maps and links outlive the agent.
     pub pinned: bool,
+    /// Keys of devices.
+    pub keys: usize,
+    /// How knocks with keys ended, by name; those that are zero are left out.
+    pub key_knocks: std::collections::BTreeMap<String, u64>,
     /// How packets ended, by name; those that are zero are left out.
     pub packets: std::collections::BTreeMap<String, u64>,
 }

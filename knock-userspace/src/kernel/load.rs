@@ -34,13 +34,16 @@ const MIN_EDGES: u32 = 1 << 10;
 const MOST_WAITS: usize = 64;
 
 /// Maps that outlive the agent, and what is lost when one must be made anew.
-const PINNED: [(&str, &str); 6] = [
+const PINNED: [(&str, &str); 8] = [
     (TRIE, ""),
     ("RECENT", "knocks under way"),
     ("FIRST", "first steps"),
     ("PROGRESS", "knocks under way"),
     ("EVENTS", "completed knocks that waited"),
     ("COUNTERS", "counters"),
+    // The agent knows it all from its own file.
+    ("KEYS", ""),
+    ("SEALED", "sealed knocks that waited"),
 ];
 
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/knock-ebpf"));

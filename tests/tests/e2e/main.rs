@@ -6,6 +6,7 @@ mod control;
 mod floods;
 mod grants;
 mod hazards_wire;
+mod keys;
 mod lasting;
 mod lockout;
 mod modes;
@@ -34,9 +35,11 @@ fn assert_no_trace(host: &knock_tests::Host) {
     assert_eq!(host.sh("nft list tables"), "");
     let links = host.ip("-d link show");
     assert!(!links.contains("xdp"), "{links}");
-    let knock_userspace::places::Places { run, pins } =
+    let knock_userspace::places::Places { run, pins, state } =
         knock_userspace::places::Places::of(host.name());
-    assert!(!pins.exists() && !run.exists(), "{} or {}", pins.display(), run.display());
+    for folder in [run, pins, state] {
+        assert!(!folder.exists(), "{}", folder.display());
+    }
 }
 
 /// Runs a verb of the agent on `host`, which must succeed; what it printed.

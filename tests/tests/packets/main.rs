@@ -6,6 +6,7 @@ mod frames;
 mod hazards;
 mod knocks;
 mod rows;
+mod sealed;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use knock_common::counters::Counter;
 use knock_common::event::Event;
-use knock_common::sequence::{Protocol, Step};
+use knock_common::sequence::{PortClass, Protocol, Step};
 use knock_userspace::compile::{Compiled, Served, compile};
 use knock_userspace::kernel::{Detector, Settings};
 use knock_userspace::policy::{Door, Knocks, Policy, Service};
@@ -38,6 +39,11 @@ impl Bench {
     }
 
     fn with(doors: &[&[Step]], knocks: Knocks, within: Duration) -> Self {
+        Self::with_sealed(doors, knocks, within, &[])
+    }
+
+    /// The same, with these UDP ports for sealed knocks.
+    fn with_sealed(doors: &[&[Step]], knocks: Knocks, within: Duration, sealed: &[u16]) -> Self {
         let doors = doors.iter().enumerate().map(|(index, sequence)| Door {
             within,
             ..Door::new(
@@ -47,7 +53,11 @@ impl Bench {
             )
         });
         let policy = Policy { doors: doors.collect(), knocks, ..Policy::default() };
-        let compiled = compile(&policy, &Served::default(), [7; 32]).expect("doors compile");
+        let mut compiled = compile(&policy, &Served::default(), [7; 32]).expect("doors compile");
+        for &port in sealed {
+            let entry = &mut compiled.classes[usize::from(port)];
+            *entry = PortClass::SEALED.add_to(0, Protocol::Udp) | (*entry & 0xf);
+        }
         let settings = Settings {
             strays: policy.strays,
             max_sources: 1024,
@@ -92,7 +102,6 @@ impl Bench {
 
     /// A port of `protocol` that is nothing to the detector.
     fn quiet(&self, protocol: Protocol) -> Step {
-        use knock_common::sequence::PortClass;
         (1..=u16::MAX)
             .map(|port| Step::new(protocol, port))
             .find(|step| {
@@ -103,7 +112,6 @@ impl Bench {
 
     /// A port of `protocol` that is a decoy.
     fn decoy(&self, protocol: Protocol) -> Step {
-        use knock_common::sequence::PortClass;
         (1..=u16::MAX)
             .map(|port| Step::new(protocol, port))
             .find(|step| {

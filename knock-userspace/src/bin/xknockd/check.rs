@@ -4,6 +4,7 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use knock_common::sequence::{PortClass, Protocol};
 use knock_userspace::compile::{Served, compile};
+use knock_userspace::policy::{Door, Method};
 use knock_userspace::sockets;
 
 use crate::PolicyArgs;
@@ -17,13 +18,16 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
     let compiled = compile(&policy, &served, rand::random())?;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["DOOR", "OPENS", "SEQUENCE", "WITHIN", "OPEN FOR", "CUT", "REORDER"]);
+    table.set_header(["DOOR", "OPENS", "KNOCK", "WITHIN", "OPEN FOR", "CUT", "REORDER"]);
     for door in &policy.doors {
         table.add_row([
             door.name.clone(),
             join(&door.opens),
-            join(&door.sequence),
-            humantime::format_duration(door.within).to_string(),
+            knocked(door),
+            match door.method {
+                Method::Sealed { .. } => String::new(),
+                _ => humantime::format_duration(door.within).to_string(),
+            },
             humantime::format_duration(door.open_for).to_string(),
             yes_or_no(door.cut),
             yes_or_no(door.reorder),
@@ -45,6 +49,20 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
         decoys[1],
     );
     Ok(())
+}
+
+/// How one knocks on a door.
+fn knocked(door: &Door) -> String {
+    match &door.method {
+        Method::Sequence => join(&door.sequence),
+        Method::Rolling { ports, steps, mixed } => {
+            let protocols = if *mixed { "TCP and UDP" } else { "UDP" };
+            format!("rolling: {steps} steps, {protocols} {}-{}", ports.start(), ports.end())
+        }
+        Method::Sealed { port, addresses } => {
+            format!("sealed: udp/{port}, addresses {}", addresses.name())
+        }
+    }
 }
 
 fn yes_or_no(yes: bool) -> String {

@@ -3,6 +3,7 @@
 mod check;
 mod direct;
 mod kernel;
+mod key;
 mod policy;
 mod ports;
 mod run;
@@ -65,6 +66,9 @@ enum Command {
         #[arg(long, conflicts_with_all = ["config", "interfaces", "observe", "enforce"])]
         kernel: bool,
     },
+    /// Adds, lists and removes the keys of devices.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Shows every guarded and every listening port: open or closed at the guard, with
     /// or without an application. Rules of other firewall tables are not considered.
     Ports {
@@ -173,6 +177,7 @@ fn main() -> ExitCode {
         }
         Command::Check { kernel: true, .. } => kernel::check(),
         Command::Check { policy, .. } => check::check(&policy),
+        Command::Key(command) => key::key(&places, command),
         Command::Ports { from, json } => ports::ports(from, json),
         Command::Status { json } => verbs::status(&places, json),
         Command::Doors { json } => verbs::doors(&places, json),

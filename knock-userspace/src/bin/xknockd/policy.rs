@@ -11,7 +11,7 @@ use knock_userspace::policy::{Door, Mode, Policy, Service};
 
 use crate::{ConfigArgs, PolicyArgs};
 
-const DEFAULT: &str = "/etc/xknock/xknockd.toml";
+pub(crate) const DEFAULT: &str = "/etc/xknock/xknockd.toml";
 
 /// The config that a command works with, if there is one.
 pub(crate) fn path(args: &ConfigArgs) -> Option<PathBuf> {

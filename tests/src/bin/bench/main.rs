@@ -7,6 +7,7 @@ mod flood;
 mod frames;
 mod goals;
 mod grants;
+mod keys;
 mod memory;
 mod open;
 mod peers;
@@ -108,6 +109,9 @@ fn run(report: &mut Report, arguments: &Arguments) {
     }
     if wanted(grants::SECTION) {
         grants::burst(report, 100_000);
+    }
+    if wanted(keys::SECTION) {
+        keys::measure(report, 1_000_000);
     }
     if wanted(grants::IDLE) {
         grants::idle(report, 1_000_000);

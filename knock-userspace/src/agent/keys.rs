@@ -1,0 +1,347 @@
+//! Keys of devices: kept as their folder has them, and what knocks with them do.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use inotify::{EventStream, Inotify, WatchMask};
+use knock_common::event::Event;
+use knock_common::sealed::{Clock, SealedEvent};
+use tracing::{debug, error, info, warn};
+
+use super::{Agent, AgentError, Sources, clock, start};
+use crate::compile::{Served, Way, taken};
+use crate::kernel::{Detector, KernelError, MAX_KEYS};
+use crate::keyring::{Admission, Denial, Keyring, Numbers, until_next_slot};
+use crate::keys::{Action, Folder, Newest};
+use crate::places::Places;
+use crate::policy::{Method, Policy};
+
+/// What is done at once when one file after another changes.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// The keys that the agent knows.
+pub(super) struct Keys {
+    /// Nothing while no door asks for keys.
+    ring: Option<Keyring>,
+    folder: PathBuf,
+    window: Duration,
+    /// When the folder is to be read again.
+    reread: Option<Instant>,
+    /// What was wrong with its files when it was read last.
+    complaints: HashSet<String>,
+    /// Whether the trie has sequences of keys.
+    rolled_before: bool,
+    /// Completed sequences of keys, judged, with the time that they waited.
+    rolled: Vec<(Duration, IpAddr, Result<Admission, Denial>)>,
+    /// How knocks with keys ended.
+    ends: BTreeMap<&'static str, u64>,
+}
+
+impl Keys {
+    /// Reads the keys, if a door of `policy` asks for any.
+    pub(super) fn open(policy: &Policy, places: &Places) -> Self {
+        let mut keys = Self {
+            ring: None,
+            folder: policy.keys.clone(),
+            window: policy.clock_window,
+            reread: None,
+            complaints: HashSet::new(),
+            rolled_before: false,
+            rolled: Vec::new(),
+            ends: BTreeMap::new(),
+        };
+        if !wanted(policy) {
+            // A later policy may ask for keys, and this process cannot make the folder then.
+            let _ = std::fs::DirBuilder::new().recursive(true).create(&places.state);
+            return keys;
+        }
+        if let Err(error) = std::fs::DirBuilder::new().recursive(true).create(&keys.folder) {
+            warn!(%error, folder = %keys.folder.display(), "the folder of keys is not there");
+        }
+        if Folder::new(&keys.folder).is_empty() {
+            // Without keys, nothing can have been lost.
+            let _ = Numbers::found(&places.newest());
+        }
+        let lost = Newest::lost(clock::wall_ns(), policy.clock_window).0;
+        let (numbers, problem) = Numbers::open(&places.newest(), lost);
+        if let Some(problem) = problem {
+            let window = humantime::format_duration(policy.clock_window);
+            warn!(
+                %problem,
+                "which knocks with keys were made before is not known: knocks are refused for {window}"
+            );
+        }
+        keys.ring = Some(Keyring::new(Vec::new(), numbers, policy.clock_window));
+        keys.read();
+        keys
+    }
+
+    /// Whether these are the keys that `policy` asks for.
+    pub(super) fn fit(&self, policy: &Policy) -> bool {
+        self.ring.is_some() == wanted(policy)
+            && self.folder == policy.keys
+            && self.window == policy.clock_window
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ring.as_ref().map_or(0, Keyring::len)
+    }
+
+    /// How knocks with keys ended, by name.
+    pub(super) fn ends(&self) -> impl Iterator<Item = (String, u64)> {
+        self.ends.iter().map(|(name, count)| (format!("key_{name}"), *count))
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.ends.entry(name).or_default() += 1;
+    }
+
+    /// Reads all key files. What is wrong with one is said once.
+    fn read(&mut self) {
+        self.reread = None;
+        let Some(ring) = &mut self.ring else { return };
+        let (mut keys, errors) = Folder::new(&self.folder).read_all();
+        // A key that is being rotated has two.
+        let most = MAX_KEYS / 2;
+        if keys.len() > most {
+            error!(keys = keys.len(), most, "too many keys; those that come last are left out");
+            keys.truncate(most);
+        }
+        let complaints: HashSet<_> = errors.iter().map(ToString::to_string).collect();
+        for complaint in complaints.difference(&self.complaints) {
+            error!(problem = complaint, "a key is refused");
+        }
+        let refused = complaints.len();
+        self.complaints = complaints;
+        ring.replace(keys, self.window);
+        ring.forget_old(clock::wall_ns());
+        info!(keys = ring.len(), refused, "keys read");
+    }
+
+    fn rolls(&self, policy: &Policy) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.rolls(policy))
+    }
+
+    /// The sequences that are alive.
+    pub(super) fn ways(&mut self, policy: &Policy, served: &Served) -> Vec<Way> {
+        let Some(ring) = &mut self.ring else { return Vec::new() };
+        ring.ways(policy, &taken(policy, served), clock::wall_ns())
+    }
+
+    /// Lets the kernel know what it must, and learns what it knows better.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read or written.
+    pub(super) fn install(&mut self, detector: &mut Detector) -> Result<(), KernelError> {
+        set_clock(detector, self.window)?;
+        let held = detector.gates()?;
+        let Some(ring) = &mut self.ring else {
+            return held.keys().try_for_each(|id| detector.remove_gate(*id));
+        };
+        for (id, gate) in &held {
+            ring.learn(*id, gate.newest_ns);
+        }
+        let gates = ring.gates(clock::wall_ns() / 1_000_000_000);
+        for id in held.keys().filter(|id| !gates.contains_key(id)) {
+            detector.remove_gate(*id)?;
+        }
+        for (id, gate) in gates {
+            if held.get(&id) != Some(&gate) {
+                detector.set_gate(id, gate)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How long until something is to be done: a slot begins, a key ends, or files have changed.
+    pub(super) fn due(&self, policy: &Policy) -> Option<Duration> {
+        let ring = self.ring.as_ref()?;
+        let now_ns = clock::wall_ns();
+        let end = ring.next_end(now_ns / 1_000_000_000);
+        let end = end.map(|end| Duration::from_nanos((end * 1_000_000_000).saturating_sub(now_ns)));
+        let slot = ring.rolls(policy).then(|| until_next_slot(now_ns));
+        let reread = self.reread.map(|at| at.saturating_duration_since(Instant::now()));
+        [end, slot, reread].into_iter().flatten().min()
+    }
+
+    /// Judges a completed sequence, if it is one of a key.
+    pub(super) fn takes(&mut self, event: &Event, policy: &Policy) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
+        let source = IpAddr::from(event.source);
+        match ring.roll(event.door, source, policy, clock::wall_ns()) {
+            None => false,
+            Some(result) => {
+                self.rolled.push((waited(event.time_ns), source, result));
+                true
+            }
+        }
+    }
+}
+
+/// Whether any door of `policy` asks for keys.
+fn wanted(policy: &Policy) -> bool {
+    policy.doors.iter().any(|door| door.method != Method::Sequence)
+}
+
+/// Tells the detector the time of day.
+fn set_clock(detector: &mut Detector, window: Duration) -> Result<(), KernelError> {
+    let offset_ns = clock::wall_ns().wrapping_sub(nanoseconds(clock::monotonic()));
+    detector.set_clock(Clock { offset_ns, window_ns: nanoseconds(window) })
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How long an event has waited.
+fn waited(time_ns: u64) -> Duration {
+    clock::monotonic().saturating_sub(Duration::from_nanos(time_ns))
+}
+
+/// Hears of changes in the folder of keys.
+pub(super) struct Changes(Option<EventStream<[u8; 4096]>>);
+
+impl Changes {
+    pub(super) fn of(policy: &Policy) -> Self {
+        if !wanted(policy) {
+            return Self(None);
+        }
+        let stream = watch(&policy.keys);
+        if let Err(error) = &stream {
+            warn!(%error, "changed keys are not seen until the agent is told to reload");
+        }
+        Self(stream.ok())
+    }
+
+    /// Waits until a file of a key has changed; for ever if nothing can be heard.
+    pub(super) async fn next(&mut self) {
+        loop {
+            let Some(stream) = &mut self.0 else { return std::future::pending().await };
+            match stream.next().await {
+                Some(Ok(event)) => {
+                    let name = event.name.as_deref().map(Path::new);
+                    // Without a name, it is the folder itself, or too much has happened.
+                    if name.is_none_or(|name| name.extension().is_some_and(|e| e == "toml")) {
+                        return;
+                    }
+                }
+                Some(Err(error)) => {
+                    warn!(%error, "changed keys are not seen any more");
+                    self.0 = None;
+                }
+                None => self.0 = None,
+            }
+        }
+    }
+}
+
+fn watch(folder: &Path) -> std::io::Result<EventStream<[u8; 4096]>> {
+    let inotify = Inotify::init()?;
+    let changes = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ATTRIB;
+    inotify.watches().add(folder, changes)?;
+    inotify.into_event_stream([0; 4096])
+}
+
+impl Agent {
+    /// A file of a key has changed; more may follow at once.
+    pub(super) fn keys_changed(&mut self) {
+        self.keys.reread = Some(Instant::now() + TOGETHER);
+    }
+
+    /// A slot has begun, a key has ended, or files have changed.
+    pub(super) fn renew_keys(&mut self, sources: &mut Sources) {
+        if self.keys.reread.is_some_and(|at| at <= Instant::now()) {
+            self.keys.read();
+        }
+        let begun = Instant::now();
+        let result = self.try_renew_keys(sources);
+        debug!(took_ms = begun.elapsed().as_millis(), "keys renewed in the detector");
+        if let Err(error) = result {
+            error!(%error, "the detector does not know the keys as they are");
+        }
+    }
+
+    fn try_renew_keys(&mut self, sources: &mut Sources) -> Result<(), AgentError> {
+        let policy = &self.keeper.policy;
+        let rolls = self.keys.rolls(policy);
+        // Once more after the last key that rolls has gone.
+        if rolls || self.keys.rolled_before {
+            let compiled =
+                start::compile_for(self.detector.trie(), policy, &mut self.keys, &self.state)?;
+            let settings = start::settings(policy, &self.state, self.options.trace_kernel);
+            let mut state = self.state;
+            state.next_node = compiled.trie.next().0;
+            self.keeper.record.set_state(state)?;
+            self.state = state;
+            let next = self.next_detector(&compiled, settings)?;
+            self.use_detector(next, &compiled, sources)?;
+            self.keys.rolled_before = rolls;
+        }
+        self.keys.install(&mut self.detector)?;
+        Ok(())
+    }
+
+    /// What a sealed knock asks for is done, if it may ask for that.
+    pub(super) async fn take_sealed(&mut self, event: SealedEvent) {
+        let Some(ring) = &mut self.keys.ring else { return };
+        let result = ring.open(&event, &self.keeper.policy, clock::wall_ns());
+        if let Some((id, gate)) = ring.gate_of(&event, clock::wall_ns() / 1_000_000_000)
+            && let Err(error) = self.detector.set_gate(id, gate)
+        {
+            error!(%error, "the detector lets a knock pass that was made before");
+        }
+        self.admit(waited(event.time_ns), IpAddr::from(event.source), result).await;
+    }
+
+    /// The same for sequences that were judged.
+    pub(super) async fn take_rolled(&mut self) {
+        for (waited, source, result) in std::mem::take(&mut self.keys.rolled) {
+            self.admit(waited, source, result).await;
+        }
+    }
+
+    async fn admit(&mut self, waited: Duration, seen: IpAddr, result: Result<Admission, Denial>) {
+        let Admission { key, action, source, doors } = match result {
+            Ok(admission) => admission,
+            Err(Denial { key, reason }) => {
+                self.keys.count(reason.name());
+                return self.keeper.journal.denied(key.as_deref(), seen, &reason);
+            }
+        };
+        if waited > self.keeper.policy.late_grants {
+            self.keys.count("late");
+            if let Some(door) = doors.first().and_then(|(name, _)| self.keeper.policy.door(name)) {
+                self.keeper.journal.late(door, seen, waited);
+            }
+            return;
+        }
+        let names: Vec<_> = doors.iter().map(|(name, _)| name.as_str()).collect();
+        self.keeper.journal.admitted(&key, seen, source, action, &names.join(","));
+        match action {
+            Action::Open => {
+                self.keys.count("opened");
+                for (name, lasts) in &doors {
+                    self.keeper.knocked(name, source, *lasts);
+                }
+            }
+            Action::Close => {
+                self.keys.count("closed");
+                let ids: Vec<_> = doors
+                    .iter()
+                    .filter_map(|(name, _)| Some(self.keeper.policy.door(name)?.id()))
+                    .collect();
+                let meant = self.keeper.grants.iter().filter(|(grant, running)| {
+                    grant.source == source && ids.contains(&running.door)
+                });
+                let grants: Vec<_> = meant.map(|(grant, _)| grant).collect();
+                if let Err(error) = self.revoke(&grants).await {
+                    error!(%error, key, "what a key closes stays open until its time is over");
+                }
+            }
+        }
+    }
+}

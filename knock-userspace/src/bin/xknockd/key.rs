@@ -1,0 +1,306 @@
+//! `xknockd key`.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, stdout};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+use knock_common::sequence::Step;
+use knock_userspace::keyring::Numbers;
+use knock_userspace::keys::{
+    self, Folder, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name, no_core_dumps,
+    time_to_text,
+};
+use knock_userspace::places::Places;
+use knock_userspace::policy::{Door, Method, Policy};
+use knock_userspace::sockets;
+use qrcode::{EcLevel, QrCode, render::unicode};
+
+use crate::{ConfigArgs, policy};
+
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Draws a key for a device and prints the line that the device imports.
+    Add(AddArgs),
+    /// Lists all keys.
+    List(Place),
+    /// Shows what a key opens, and until when.
+    Show {
+        /// The key.
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Removes a key. What it has opened ends in its time.
+    Remove {
+        /// The key.
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Draws a key anew and prints its line. Until the grace period is over, the old one
+    /// works too.
+    Rotate {
+        /// The key.
+        name: String,
+        /// How long the old one still works; 0s ends it at once.
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+        grace: Duration,
+        /// Where devices find this host.
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where keys are.
+#[derive(Args)]
+pub(crate) struct Place {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The folder of key files, in place of the one in the config.
+    #[arg(long, value_name = "FOLDER")]
+    keys: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct AddArgs {
+    /// What to call the key: one for each device.
+    name: String,
+    /// A door that it opens. May be repeated.
+    #[arg(long = "door", value_name = "NAME", required = true)]
+    doors: Vec<String>,
+    /// Where devices find this host; its own full name if it has one.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Ends the key after this time.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    expires: Option<Duration>,
+    /// The longest time that this key opens a door for.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    longest: Option<Duration>,
+    /// A key pair: nobody can knock with the files of this host. For sealed doors only.
+    #[arg(long)]
+    public: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
+    no_core_dumps();
+    match command {
+        KeyCommand::Add(args) => add(places, args),
+        KeyCommand::List(place) => list(&place.folder()?),
+        KeyCommand::Show { name, place } => show(&place.folder()?.read(&name)?),
+        KeyCommand::Remove { name, place } => {
+            ensure!(key_name(&name).is_some(), "there is no key `{name}`");
+            place.folder()?.remove(&name)?;
+            println!("Removed the key `{name}`.");
+            Ok(())
+        }
+        KeyCommand::Rotate { name, grace, host, place } => {
+            ensure!(key_name(&name).is_some(), "there is no key `{name}`");
+            let folder = place.folder()?;
+            let mut key = folder.read(&name)?;
+            let now = now();
+            let line = key.rotate(host_name(host), now, now.saturating_add(grace.as_secs()))?;
+            folder.write(&key, true)?;
+            hand_over(&line);
+            Ok(())
+        }
+    }
+}
+
+impl Place {
+    /// The policy of the config, if there is one.
+    fn policy(&self) -> Result<Option<Policy>> {
+        policy::path(&self.config).map(|path| policy::read(&path)).transpose()
+    }
+
+    fn folder(&self) -> Result<Folder> {
+        Ok(match &self.keys {
+            Some(keys) => Folder::new(keys),
+            None => Folder::new(self.policy()?.unwrap_or_default().keys),
+        })
+    }
+}
+
+fn add(places: &Places, args: AddArgs) -> Result<()> {
+    let AddArgs { name, doors, host, expires, longest, public, place } = args;
+    ensure!(
+        key_name(&name).is_some(),
+        "`{name}` cannot be the name of a key: use 1 to 64 letters, digits, `_`, `.` and `-`"
+    );
+    ensure!(longest.is_none_or(|longest| longest.as_secs() > 0), "--longest: give 1s or more");
+    let Some(policy) = place.policy()? else {
+        bail!("there is no config: write {}, with a door of method \"sealed\"", policy::DEFAULT);
+    };
+    let kind = if public { Kind::Public } else { Kind::Shared };
+    let used = used_ports(&policy);
+    let doors: BTreeSet<_> = doors.into_iter().collect();
+    let doors = doors.iter().map(|door| key_door(&policy, door, kind, longest, &used));
+    let doors = doors.collect::<Result<Vec<_>>>()?;
+    let now = now();
+    let expires = expires.map(|expires| now.saturating_add(expires.as_secs()));
+    let (key, line) = Key::draw(name, host_name(host), kind, doors, now, expires, longest)?;
+    let folder = Folder::new(place.keys.unwrap_or(policy.keys));
+    if folder.is_empty() {
+        // Before the first key there is nothing that could have been lost. Should this fail,
+        // knocks are refused for a clock window, and the agent says so.
+        let _ = Numbers::found(&places.newest());
+    }
+    folder.write(&key, false)?;
+    hand_over(&line);
+    Ok(())
+}
+
+/// A door as this key will know it from now on.
+fn key_door(
+    policy: &Policy,
+    name: &str,
+    kind: Kind,
+    longest: Option<Duration>,
+    used: &BTreeSet<u16>,
+) -> Result<KeyDoor> {
+    let Some(door) = policy.doors.iter().find(|door| door.name == name) else {
+        let names: Vec<_> = policy.doors.iter().map(|door| &*door.name).collect();
+        bail!("the config has no door `{name}`; it has {}", names.join(", "));
+    };
+    let Door { opens, open_for, method, .. } = door;
+    let method = match method {
+        Method::Sequence => bail!(
+            "door `{name}` is knocked on without a key: set `method = \"sealed\"` or \"rolling\" \
+             in the config"
+        ),
+        Method::Rolling { .. } if kind == Kind::Public => bail!(
+            "door `{name}` is of method \"rolling\", for which this host must hold the secret: \
+             leave --public out, or make the door \"sealed\""
+        ),
+        Method::Rolling { ports, steps, mixed } => {
+            let ports = Ports::new(ports.clone(), used.iter().copied())
+                .with_context(|| format!("door `{name}`, without the ports in use"))?;
+            keys::Method::Rolling(Rolling { ports, steps: *steps, mixed: *mixed })
+        }
+        Method::Sealed { port, addresses } => {
+            keys::Method::Sealed { port: *port, addresses: *addresses }
+        }
+    };
+    let open_for = longest.map_or(*open_for, |longest| longest.min(*open_for));
+    Ok(KeyDoor {
+        name: name.to_owned(),
+        method,
+        open_for: Duration::from_secs(open_for.as_secs().max(1)),
+        opens: opens.iter().map(|service| Step::new(service.protocol, service.port)).collect(),
+    })
+}
+
+/// Ports that can be no step: those that something listens on or that a door uses.
+fn used_ports(policy: &Policy) -> BTreeSet<u16> {
+    // Without procfs, a step may hit a served port; the agent then leaves that slot out.
+    let listening = sockets::served().map(|served| served.listening).unwrap_or_default();
+    let mut used: BTreeSet<_> = listening.into_iter().map(|step| step.port).collect();
+    for door in &policy.doors {
+        used.extend(door.opens.iter().map(|service| service.port));
+        if let Method::Sealed { port, .. } = door.method {
+            used.insert(port);
+        }
+    }
+    used
+}
+
+/// Prints the line, alone on standard output, so that it can be piped to where it belongs.
+fn hand_over(line: &KeyLine) {
+    let text = line.to_text();
+    println!("{}", *text);
+    if stdout().is_terminal() {
+        if let Ok(code) = QrCode::with_error_correction_level(text.as_bytes(), EcLevel::L) {
+            println!("{}", code.render::<unicode::Dense1x2>().build());
+        }
+        eprintln!(
+            "On the device: `xknock import`, and paste the line. It is shown only now; whoever \
+             sees it can knock."
+        );
+    }
+    if line.host.is_empty() {
+        eprintln!("This host knows no full name of its own: add --host NAME to the import.");
+    }
+}
+
+fn list(folder: &Folder) -> Result<()> {
+    let (keys, errors) = folder.read_all();
+    let now = now();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["KEY", "ID", "KIND", "DOORS", "MADE", "EXPIRES"]);
+    for key in &keys {
+        let doors: Vec<_> = key.doors.iter().map(|door| &*door.name).collect();
+        table.add_row([
+            key.name.clone(),
+            key.current.id.to_string(),
+            kind(key).to_owned(),
+            doors.join(", "),
+            time_to_text(key.made),
+            expiry(key, now),
+        ]);
+    }
+    println!("{}", table.trim_fmt());
+    for error in &errors {
+        eprintln!("xknockd: {error}");
+    }
+    ensure!(
+        errors.is_empty(),
+        "{} of {} key files are refused",
+        errors.len(),
+        errors.len() + keys.len()
+    );
+    Ok(())
+}
+
+fn show(key: &Key) -> Result<()> {
+    let now = now();
+    println!("key      {}", key.name);
+    println!("id       {}", key.current.id);
+    println!("kind     {}", kind(key));
+    println!("made     {}", time_to_text(key.made));
+    println!("expires  {}", expiry(key, now));
+    if let Some(longest) = key.longest {
+        println!("longest  {}", humantime::format_duration(longest));
+    }
+    for door in &key.doors {
+        println!("door     {door}");
+    }
+    if let Some((part, until)) = &key.previous {
+        let state = if *until > now { "works until" } else { "ended" };
+        println!("before   {} {state} {}", part.id, time_to_text(*until));
+    }
+    Ok(())
+}
+
+const fn kind(key: &Key) -> &'static str {
+    match key.kind() {
+        Kind::Shared => "shared",
+        Kind::Public => "public",
+    }
+}
+
+fn expiry(key: &Key, now: u64) -> String {
+    match key.expires {
+        None => "never".to_owned(),
+        Some(expires) if key.has_expired(now) => format!("{} (over)", time_to_text(expires)),
+        Some(expires) => time_to_text(expires),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Where devices find this host: what the user says, or its full name.
+fn host_name(named: Option<String>) -> String {
+    let own = || nix::unistd::gethostname().ok()?.into_string().ok();
+    named.or_else(|| own().filter(|name| name.contains('.'))).unwrap_or_default()
+}

@@ -1,0 +1,373 @@
+use std::path::PathBuf;
+
+use knock_common::sequence::Protocol;
+use tempfile::TempDir;
+
+use super::*;
+use crate::keys::{KeyLine, Kind, Ports, Sealer, WINDOW};
+use crate::policy::Service;
+
+/// In the middle of a slot.
+const NOW: u64 = 1_800_000_015_000_000_000;
+const SECOND: u64 = 1_000_000_000;
+const SEEN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
+
+fn policy(addresses: Addresses) -> Policy {
+    let opens = |port| vec![Service::new(Protocol::Tcp, port)];
+    let sealed = Method::Sealed { port: 62_201, addresses };
+    let rolling = Method::Rolling { ports: 20_000..=32_767, steps: 5, mixed: false };
+    let door = |name: &str, port, method| Door { method, ..Door::new(name, opens(port), vec![]) };
+    let doors = vec![
+        door("ssh", 22, sealed.clone()),
+        door("admin", 8443, sealed),
+        door("web", 443, rolling),
+        door("old", 80, Method::Sequence),
+    ];
+    Policy { doors, ..Policy::default() }
+}
+
+fn key(name: &str, kind: Kind, doors: &[&str]) -> (Key, KeyLine) {
+    let door = |name: &&str| {
+        let text = match *name {
+            "web" => "web:rolling:20000-32767::5:udp:30:tcp/443".to_owned(),
+            other => format!("{other}:sealed:62201:seen:30:tcp/22"),
+        };
+        text.parse().unwrap()
+    };
+    let doors = doors.iter().map(door).collect();
+    let longest = Some(Duration::from_secs(20));
+    Key::draw(name.into(), String::new(), kind, doors, NOW / SECOND, None, longest).unwrap()
+}
+
+struct Host {
+    _folder: TempDir,
+    path: PathBuf,
+    keys: Vec<Key>,
+    ring: Keyring,
+    policy: Policy,
+}
+
+impl Host {
+    fn new(keys: &[&Key]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("newest");
+        Numbers::found(&path).unwrap();
+        let (numbers, problem) = Numbers::open(&path, 0);
+        assert!(problem.is_none());
+        let keys: Vec<_> = keys.iter().map(|&key| key.clone()).collect();
+        let ring = Keyring::new(keys.clone(), numbers, WINDOW);
+        Self { _folder: folder, path, keys, ring, policy: policy(Addresses::Seen) }
+    }
+
+    /// Stops and starts it.
+    fn restart(&mut self, now_ns: u64) {
+        let (numbers, _) = Numbers::open(&self.path, Newest::lost(now_ns, WINDOW).0);
+        self.ring = Keyring::new(self.keys.clone(), numbers, WINDOW);
+    }
+
+    fn open(&mut self, packet: [u8; 184], from: IpAddr, now_ns: u64) -> Result<Admission, Reason> {
+        let event = SealedEvent { source: from.into(), time_ns: 1, packet };
+        self.ring.open(&event, &self.policy, now_ns).map_err(|denial| denial.reason)
+    }
+
+    fn ways(&mut self, now_ns: u64) -> Vec<Way> {
+        let mut ways = self.ring.ways(&self.policy, &HashSet::new(), now_ns);
+        ways.sort_by_key(|way| way.id);
+        ways
+    }
+
+    fn roll(&mut self, id: DoorId, now_ns: u64) -> Option<Result<Admission, Reason>> {
+        let rolled = self.ring.roll(id, SEEN, &self.policy, now_ns)?;
+        Some(rolled.map_err(|denial| denial.reason))
+    }
+}
+
+fn request(time_ns: u64, doors: &[&str]) -> Request {
+    Request {
+        action: Action::Open,
+        time_ns,
+        doors: doors.iter().map(|door| DoorTag::of(door)).collect(),
+        wanted_s: 0,
+        address: Address::Seen,
+    }
+}
+
+fn seal(line: &KeyLine, request: &Request) -> [u8; 184] {
+    Sealer::new(line.id, &line.credential).unwrap().seal(request).unwrap()
+}
+
+#[test]
+fn a_sealed_knock_opens_its_doors_for_as_long_as_door_and_key_allow() {
+    for kind in [Kind::Shared, Kind::Public] {
+        let (key, line) = key("laptop", kind, &["ssh", "admin"]);
+        let mut host = Host::new(&[&key]);
+        let both = seal(&line, &request(NOW, &["ssh", "admin"]));
+        let lasts = Duration::from_secs(20);
+        let expected = Admission {
+            key: "laptop".into(),
+            action: Action::Open,
+            source: SEEN,
+            doors: vec![("ssh".into(), lasts), ("admin".into(), lasts)],
+        };
+        assert_eq!(host.open(both, SEEN, NOW), Ok(expected));
+        let short = Request { wanted_s: 5, ..request(NOW + 1, &["ssh"]) };
+        let admitted = host.open(seal(&line, &short), SEEN, NOW).unwrap();
+        assert_eq!(admitted.doors, [("ssh".to_owned(), Duration::from_secs(5))]);
+        let long = Request { wanted_s: 21, ..request(NOW + 2, &["ssh"]) };
+        let reason = Reason::TooLong { wanted: 21, limit: 20 };
+        assert_eq!(host.open(seal(&line, &long), SEEN, NOW), Err(reason));
+    }
+}
+
+#[test]
+fn nothing_opens_twice_neither_later_nor_from_elsewhere_nor_after_a_restart() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
+    let mut host = Host::new(&[&key]);
+    let packet = seal(&line, &request(NOW, &["ssh"]));
+    host.open(packet, SEEN, NOW).unwrap();
+    let replayed = Err(Reason::Stale(Stale::Replayed));
+    for from in [SEEN, [203, 0, 113, 9].into()] {
+        for (now, restarts) in [(NOW, false), (NOW + 59 * SECOND, false), (NOW - SECOND, true)] {
+            if restarts {
+                host.restart(now);
+            }
+            assert_eq!(host.open(packet, from, now), replayed);
+        }
+    }
+    let older = seal(&line, &request(NOW - 1, &["ssh"]));
+    assert_eq!(host.open(older, SEEN, NOW), replayed, "it was held back");
+    let newer = seal(&line, &request(NOW + 1, &["ssh"]));
+    assert!(host.open(newer, SEEN, NOW).is_ok());
+    // The kernel knows it too.
+    let gate = host.ring.gates(NOW / SECOND)[&key.current.id.number()];
+    assert_eq!(gate.newest_ns, NOW + 1);
+}
+
+/// A file that is damaged or gone for a while, and comes back.
+#[test]
+fn a_key_that_comes_back_is_not_new() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh", "web"]);
+    let mut host = Host::new(&[&key]);
+    let packet = seal(&line, &request(NOW, &["ssh"]));
+    host.open(packet, SEEN, NOW).unwrap();
+    let sequence = host
+        .ways(NOW)
+        .iter()
+        .map(|way| way.id)
+        .find(|&id| matches!(host.roll(id, NOW), Some(Ok(_))));
+    for restarts in [false, true] {
+        host.ring.replace(Vec::new(), WINDOW);
+        host.ring.forget_old(NOW);
+        if restarts {
+            host.restart(NOW);
+        }
+        host.ring.replace(vec![key.clone()], WINDOW);
+        assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+        assert!(host.ways(NOW).iter().all(|way| Some(way.id) != sequence));
+    }
+    // After a month, it need not be remembered.
+    host.ring.replace(Vec::new(), WINDOW);
+    host.ring.forget_old(NOW + 31 * 86_400 * SECOND);
+    assert_eq!(host.ring.numbers.get(key.current.id.number()), 0);
+}
+
+#[test]
+fn a_packet_counts_once_even_if_it_opens_nothing() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
+    let mut host = Host::new(&[&key]);
+    let packet = seal(&line, &request(NOW, &["admin"]));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Door));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+}
+
+#[test]
+fn what_a_key_may_not_do_is_named() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh", "old", "gone", "web"]);
+    let (_, stranger) = self::key("stranger", Kind::Shared, &["ssh"]);
+    let mut host = Host::new(&[&key]);
+    let unknown = seal(&stranger, &request(NOW, &["ssh"]));
+    assert_eq!(host.open(unknown, SEEN, NOW), Err(Reason::UnknownKey));
+    let mut forged = unknown;
+    forged[..8].copy_from_slice(&line.id.0);
+    assert_eq!(host.open(forged, SEEN, NOW), Err(Reason::NotOpened(OpenError::Tag)));
+    for door in ["old", "gone", "web", "admin"] {
+        let packet = seal(&line, &request(NOW, &["ssh", door]));
+        host.restart(NOW);
+        assert!(matches!(host.open(packet, SEEN, NOW), Err(Reason::Door)), "{door}");
+        host = Host::new(&[&key]);
+    }
+    let early = seal(&line, &request(NOW + 61 * SECOND, &["ssh"]));
+    assert!(matches!(host.open(early, SEEN, NOW), Err(Reason::Stale(Stale::Clock(_)))));
+    let mut ended = key;
+    ended.expires = Some(NOW / SECOND);
+    let mut host = Host::new(&[&ended]);
+    let packet = seal(&line, &request(NOW, &["ssh"]));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Expired));
+    assert!(host.ring.gates(NOW / SECOND).is_empty());
+}
+
+#[test]
+fn doors_say_which_addresses_they_take() {
+    let elsewhere: IpAddr = [203, 0, 113, 9].into();
+    let (seen, own) = (Address::Seen, Address::Named(SEEN));
+    let other = Address::Named(elsewhere);
+    for (addresses, address, expected) in [
+        (Addresses::Seen, seen, Ok(SEEN)),
+        (Addresses::Seen, own, Ok(SEEN)),
+        (Addresses::Seen, other, Err(Reason::Address(elsewhere))),
+        (Addresses::Own, seen, Err(Reason::NoAddress)),
+        (Addresses::Own, own, Ok(SEEN)),
+        (Addresses::Own, other, Err(Reason::Address(elsewhere))),
+        (Addresses::Any, seen, Ok(SEEN)),
+        (Addresses::Any, own, Ok(SEEN)),
+        (Addresses::Any, other, Ok(elsewhere)),
+        (
+            Addresses::Any,
+            Address::Named([0, 0, 0, 0].into()),
+            Err(Reason::Address([0, 0, 0, 0].into())),
+        ),
+    ] {
+        let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
+        let mut host = Host::new(&[&key]);
+        host.policy = policy(addresses);
+        let packet = seal(&line, &Request { address, ..request(NOW, &["ssh"]) });
+        let admitted = host.open(packet, SEEN, NOW).map(|admission| admission.source);
+        assert_eq!(admitted, expected, "{addresses:?} {address:?}");
+    }
+}
+
+#[test]
+fn both_parts_of_a_rotated_key_knock_until_the_old_one_ends() {
+    let (mut key, old) = key("laptop", Kind::Shared, &["ssh", "web"]);
+    let now_s = NOW / SECOND;
+    let new = key.rotate(String::new(), now_s, now_s + 10).unwrap();
+    let mut host = Host::new(&[&key]);
+    assert_eq!(host.ring.gates(now_s).len(), 2);
+    assert_eq!(host.ring.next_end(now_s), Some(now_s + 10));
+    assert_eq!(host.ways(NOW).len(), 6);
+    for line in [&old, &new] {
+        host.open(seal(line, &request(NOW, &["ssh"])), SEEN, NOW).unwrap();
+    }
+    let later = NOW + 10 * SECOND;
+    assert_eq!(host.ring.gates(now_s + 10).len(), 1);
+    assert_eq!(host.ways(later).len(), 3);
+    let late = seal(&old, &request(later, &["ssh"]));
+    assert_eq!(host.open(late, SEEN, later), Err(Reason::Expired));
+}
+
+#[test]
+fn a_rolling_sequence_lives_for_three_slots_and_opens_once() {
+    let (key, line) = key("phone", Kind::Shared, &["web"]);
+    let mut host = Host::new(&[&key]);
+    let ways = host.ways(NOW);
+    assert_eq!(ways.len(), 3);
+    // The device comes to the same steps.
+    let keys::Method::Rolling(settings) = &line.doors[0].method else { panic!("rolling") };
+    let steps = Roller::new(&line.credential).unwrap().steps("web", slot_of(NOW), settings);
+    let id = ways.iter().find(|way| way.steps == steps).unwrap().id;
+    let admitted = host.roll(id, NOW).unwrap().unwrap();
+    assert_eq!((&*admitted.key, &*admitted.doors[0].0), ("phone", "web"));
+    assert_eq!(host.roll(id, NOW), Some(Err(Reason::Used)));
+    // Dead are the slot that was used and those before it.
+    assert_eq!(host.ways(NOW).len(), 1);
+    host.restart(NOW);
+    assert_eq!(host.ways(NOW).len(), 1);
+    assert_eq!(host.roll(id, NOW), None, "nobody knows it any more");
+    assert_eq!(host.ways(NOW + 30 * SECOND).len(), 2);
+    assert_eq!(host.roll(DoorId::of("web"), NOW), None, "the door itself is no sequence");
+}
+
+#[test]
+fn a_sequence_of_another_time_opens_nothing() {
+    let (key, _) = key("phone", Kind::Shared, &["web"]);
+    let mut host = Host::new(&[&key]);
+    let ways = host.ways(NOW);
+    // The clock was set, and nobody has computed the sequences anew yet.
+    for way in ways {
+        assert_eq!(host.roll(way.id, NOW + 90 * SECOND), Some(Err(Reason::Slot)));
+        assert_eq!(host.roll(way.id, NOW - 90 * SECOND), Some(Err(Reason::Slot)));
+    }
+}
+
+#[test]
+fn sequences_keep_their_names_and_leave_out_ports_that_are_taken() {
+    let (key, _) = key("phone", Kind::Shared, &["web"]);
+    let mut host = Host::new(&[&key]);
+    let before = host.ways(NOW);
+    let after = host.ways(NOW + 30 * SECOND);
+    assert_eq!(after.iter().filter(|way| before.contains(way)).count(), 2);
+    let taken = HashSet::from([before[0].steps[2]]);
+    let ways = host.ring.ways(&host.policy, &taken, NOW);
+    assert_eq!(ways.len(), 2);
+    assert!(!ways.contains(&before[0]));
+    let mut other = policy(Addresses::Seen);
+    other.doors.retain(|door| door.name != "web");
+    assert_eq!(host.ring.ways(&other, &HashSet::new(), NOW), []);
+    assert!(host.ring.rolls(&host.policy) && !host.ring.rolls(&other));
+}
+
+#[test]
+fn a_lost_file_refuses_what_could_have_been_captured() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh", "web"]);
+    let mut host = Host::new(&[&key]);
+    let captured = seal(&line, &request(NOW + 59 * SECOND, &["ssh"]));
+    host.open(captured, SEEN, NOW).unwrap();
+    std::fs::remove_file(&host.path).unwrap();
+    host.restart(NOW);
+    assert_eq!(host.open(captured, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+    assert_eq!(host.ways(NOW), []);
+    let later = NOW + 90 * SECOND;
+    host.open(seal(&line, &request(later, &["ssh"])), SEEN, later).unwrap();
+    assert!(!host.ways(later).is_empty());
+}
+
+#[test]
+fn a_file_that_cannot_be_written_costs_a_window_and_lets_no_replay_in() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
+    let mut host = Host::new(&[&key]);
+    let (numbers, _) = Numbers::open(std::path::Path::new("/proc/nowhere/newest"), 0);
+    host.ring = Keyring::new(host.keys.clone(), numbers, WINDOW);
+    let first = seal(&line, &request(NOW, &["ssh"]));
+    assert_eq!(host.open(first, SEEN, NOW), Err(Reason::NotKept));
+    let soon = seal(&line, &request(NOW + 30 * SECOND, &["ssh"]));
+    assert_eq!(host.open(soon, SEEN, NOW + 30 * SECOND), Err(Reason::Stale(Stale::Replayed)));
+    let later = NOW + 61 * SECOND;
+    let packet = seal(&line, &request(later, &["ssh"]));
+    host.open(packet, SEEN, later).unwrap();
+    assert_eq!(host.open(packet, SEEN, later), Err(Reason::Stale(Stale::Replayed)));
+}
+
+#[test]
+fn what_the_kernel_knows_is_learnt() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
+    let mut host = Host::new(&[&key]);
+    let id = key.current.id.number();
+    host.ring.learn(id, NOW);
+    host.ring.learn(id, NOW - 5);
+    host.ring.learn(1, NOW);
+    let packet = seal(&line, &request(NOW, &["ssh"]));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+}
+
+#[test]
+fn ports_of_two_keys_may_collide() {
+    let ports = Ports::new(20_000..=21_100, []).unwrap();
+    let text =
+        format!("web:rolling:{}-{}::5:udp:30:tcp/443", ports.range().start(), ports.range().end());
+    let keys: Vec<_> = (0..200)
+        .map(|number| {
+            let doors = vec![text.parse().unwrap()];
+            let name = format!("device{number}");
+            Key::draw(name, String::new(), Kind::Shared, doors, 1, None, None).unwrap().0
+        })
+        .collect();
+    let mut host = Host::new(&keys.iter().collect::<Vec<_>>());
+    let ways = host.ways(NOW);
+    assert_eq!(ways.len(), 600);
+    let firsts: HashSet<Step> = ways.iter().map(|way| way.steps[0]).collect();
+    assert!(firsts.len() < 600, "some begin alike");
+    for way in ways.iter().step_by(3) {
+        let rolled = host.roll(way.id, NOW).unwrap();
+        assert!(matches!(rolled, Ok(_) | Err(Reason::Used)));
+    }
+}

@@ -1,0 +1,122 @@
+//! Keys come, go and are damaged while the agent runs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use knock_tests::keys::Device;
+use knock_userspace::keys::{Folder, Key, Kind};
+
+use super::{ROLLING, SEALED, Site};
+use crate::SSH;
+
+#[test]
+fn keys_that_are_added_rotated_and_removed_count_at_once() {
+    for door in [SEALED, ROLLING] {
+        let site = Site::new(door);
+        let mut agent = site.start();
+        let (server, client) = (&site.lab.server, &site.lab.client);
+        let old = site.device("laptop", &[]);
+        agent.await_message("keys read");
+        old.knock(client, &["server"]);
+        agent.await_opened(client.v4, SSH);
+
+        let line = site.keys.key(server, &["rotate", "laptop", "--grace", "1h"]);
+        agent.await_message("keys read");
+        let new = Device::new(client, &line, &server.v4.to_string());
+        new.knock(client, &["server"]);
+        let line = site.keys.key(server, &["rotate", "laptop", "--grace", "0s"]);
+        agent.await_message("keys read");
+        let newest = Device::new(client, &line, &server.v4.to_string());
+        newest.knock(client, &["server"]);
+
+        site.keys.key(server, &["remove", "laptop"]);
+        agent.await_message("keys read");
+        knock_tests::agent::xknockd_output(server, &["revoke", "--all"]);
+        let said = newest.xknock(client, &["server", "--timeout", "1s"]);
+        assert!(!said.status.success());
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains("removed or rotated"), "{said}");
+    }
+}
+
+#[test]
+fn a_damaged_key_is_named_and_the_others_go_on() {
+    let site = Site::new(SEALED);
+    let device = site.device("laptop", &[]);
+    site.add("phone", &[]);
+    let mut agent = site.start();
+    let folder = Folder::new(site.keys.folder());
+    fs::write(folder.file("phone"), "version = 1\nsecret").expect("written");
+    let refused = agent.await_message("a key is refused");
+    let problem = refused["problem"].as_str().unwrap_or_default();
+    assert!(problem.contains("phone.toml: line 2"), "{refused}");
+    device.knock(&site.lab.client, &["server"]);
+    agent.await_opened(site.lab.client.v4, SSH);
+    fs::set_permissions(folder.file("laptop"), fs::Permissions::from_mode(0o644)).expect("set");
+    let refused = agent.await_message("a key is refused");
+    assert!(refused["problem"].as_str().unwrap_or_default().contains("chmod 600"), "{refused}");
+    let secrets = site.keys.folder();
+    let text = fs::read_to_string(secrets.join("laptop.toml")).expect("the key");
+    let secret = text.split('"').find(|word| word.len() == 43).expect("a secret").to_owned();
+    let log = agent.log();
+    assert!(!log.contains(&secret[..8]), "{log}");
+}
+
+#[test]
+fn a_key_ends_when_it_was_told_to() {
+    let site = Site::new(SEALED);
+    let begun = Instant::now();
+    let device = site.device("laptop", &["--expires", "8s"]);
+    let mut agent = site.start();
+    device.knock(&site.lab.client, &["server"]);
+    agent.await_opened(site.lab.client.v4, SSH);
+    knock_tests::services::eventually("the end", || begun.elapsed() > Duration::from_secs(9));
+    knock_tests::agent::xknockd_output(&site.lab.server, &["revoke", "--all"]);
+    let said = device.xknock(&site.lab.client, &["server", "--timeout", "1s"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("the key ended"), "{said}");
+    assert!(agent.stop().get("sealed_unknown_key") > 0, "the kernel has forgotten it");
+}
+
+#[test]
+fn ten_thousand_keys() {
+    let site =
+        Site::new(&format!("{SEALED}\n{}", ROLLING.replace("ssh", "web").replace("22", "443")));
+    let folder = Folder::new(site.keys.folder());
+    fs::create_dir(folder.path()).expect("a folder");
+    let ports = "20000-32767";
+    let doors =
+        ["ssh:sealed:62201:seen:30:tcp/22", &format!("web:rolling:{ports}::5:udp:30:tcp/443")]
+            .map(|door| door.parse().expect("a door"));
+    let now = super::request().time_ns / 1_000_000_000;
+    let mut last = None;
+    for number in 0..10_000 {
+        let drawn = Key::draw(
+            format!("device-{number}"),
+            "10.77.0.1".into(),
+            Kind::Shared,
+            doors.to_vec(),
+            now,
+            None,
+            None,
+        );
+        let (key, line) = drawn.expect("random bytes");
+        // Not `Folder::write`, which waits for the disk each time.
+        let path = folder.file(&key.name);
+        fs::write(&path, key.to_text().as_bytes()).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+        last = Some(line);
+    }
+    let places = knock_userspace::places::Places::of(site.lab.server.name());
+    knock_userspace::keyring::Numbers::found(&places.newest()).expect("made");
+    let line = last.expect("a line").to_text();
+    let device = Device::new(&site.lab.client, &line, "10.77.0.1");
+    let _web = knock_tests::services::Echo::start(&site.lab.server, 443);
+    let mut agent = site.start();
+    device.knock(&site.lab.client, &["server", "--door", "ssh"]);
+    agent.await_opened(site.lab.client.v4, SSH);
+    device.knock(&site.lab.client, &["server", "--door", "web"]);
+    agent.await_opened(site.lab.client.v4, "tcp/443");
+    println!("{} MiB", agent.resident() >> 20);
+}

@@ -1,0 +1,136 @@
+//! Whoever has seen everything on the wire has nothing.
+
+use std::time::{Duration, Instant};
+
+use knock_tests::agent::xknockd;
+use knock_tests::keys::{Capture, datagrams_to, from_elsewhere};
+use knock_tests::{Agent, Config, raw};
+use knock_userspace::keys::{Address, Request};
+
+use super::{PORT, ROLLING, SEALED, Site, request};
+use crate::SSH;
+
+const STRANGER: [u8; 4] = [10, 77, 0, 3];
+
+/// Puts frames on the wire, as they are and as if they were the stranger's own.
+fn replay(site: &Site, frames: &[Vec<u8>]) {
+    raw::send(&site.lab.stranger, frames.to_vec());
+    let own = frames.iter().map(|frame| from_elsewhere(frame, STRANGER));
+    raw::send(&site.lab.stranger, own.collect());
+}
+
+/// Asserts that the agent has opened nothing but what its own device knocked for: that many
+/// knocks.
+fn nobody_else(agent: &mut Agent, site: &Site, knocks: usize) {
+    assert!(!site.is_open_for_stranger());
+    assert!(!agent.has_opened_for(site.lab.stranger.v4), "{}", agent.log());
+    let log = agent.log();
+    assert_eq!(log.matches("\"message\":\"knocked with a key\"").count(), knocks, "{log}");
+}
+
+/// The agent, whose clock is `offset` off, as in `-30s`.
+fn start_with_clock(site: &Site, offset: &str) -> Agent {
+    let mut command = xknockd(&site.lab.server);
+    command.arg("run").arg("--config").arg(site.keys.config());
+    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+    command.env("LD_PRELOAD", library).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1");
+    Agent::spawn(command, Config::at(site.keys.config()))
+}
+
+#[test]
+fn a_captured_sealed_knock_opens_nothing() {
+    let site = Site::new(&format!("{SEALED}open_for = \"1s\"\n"));
+    let device = site.device("laptop", &[]);
+    let mut agent = site.start();
+    let capture = Capture::start(&site.lab.server);
+    device.knock(&site.lab.client, &["server"]);
+    agent.await_opened(site.lab.client.v4, SSH);
+    let frames = datagrams_to(&capture.stop(), PORT);
+    assert_eq!(frames.len(), 1, "{}", agent.log());
+    // At once.
+    replay(&site, &frames);
+    nobody_else(&mut agent, &site, 1);
+    // Later.
+    agent.await_closed(site.lab.client.v4, SSH);
+    replay(&site, &frames);
+    nobody_else(&mut agent, &site, 1);
+    let counters = agent.stop();
+    assert_eq!((counters.get("sealed_passed"), counters.get("sealed_replayed")), (1, 4));
+    // After a restart, with the clock as it was, set back and set forward.
+    for offset in ["+0s", "-30s", "+30s"] {
+        let mut agent = start_with_clock(&site, offset);
+        replay(&site, &frames);
+        nobody_else(&mut agent, &site, 0);
+        agent.stop();
+    }
+    // After the host was started anew: nothing is pinned any more.
+    assert!(xknockd(&site.lab.server).arg("off").status().expect("xknockd runs").success());
+    let mut agent = site.start();
+    replay(&site, &frames);
+    nobody_else(&mut agent, &site, 0);
+    // And the device goes on as before.
+    device.knock(&site.lab.client, &["server"]);
+    agent.await_opened(site.lab.client.v4, SSH);
+}
+
+#[test]
+fn a_captured_sequence_opens_nothing() {
+    let site = Site::new(&format!("{ROLLING}open_for = \"1s\"\n"));
+    let device = site.device("laptop", &[]);
+    let mut agent = site.start();
+    let capture = Capture::start(&site.lab.server);
+    device.knock(&site.lab.client, &["server"]);
+    agent.await_opened(site.lab.client.v4, SSH);
+    let frames = capture.stop();
+    let steps: Vec<_> = frames.iter().filter(|frame| frame[23] == 17).cloned().collect();
+    assert_eq!(steps.len(), 5);
+    replay(&site, &steps);
+    nobody_else(&mut agent, &site, 1);
+    agent.await_closed(site.lab.client.v4, SSH);
+    replay(&site, &steps);
+    nobody_else(&mut agent, &site, 1);
+    agent.stop();
+    for offset in ["+0s", "-30s", "+30s"] {
+        let mut agent = start_with_clock(&site, offset);
+        replay(&site, &steps);
+        nobody_else(&mut agent, &site, 0);
+        agent.stop();
+    }
+}
+
+/// An attacker holds a packet back, so that it is new, and sends it from his own address.
+#[test]
+fn a_knock_that_names_its_address_is_worth_nothing_elsewhere() {
+    for addresses in ["own", "seen"] {
+        let site = Site::new(&format!("{SEALED}addresses = \"{addresses}\"\n"));
+        let line = site.add("laptop", &[]);
+        let mut agent = site.start();
+        let named = Address::Named(site.lab.client.v4);
+        site.send(&site.lab.stranger, &line, &Request { address: named, ..request() });
+        let denied = agent.await_message("denied");
+        let reason = denied["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("it is for 10.77.0.2"), "{denied}");
+        nobody_else(&mut agent, &site, 0);
+    }
+}
+
+#[test]
+fn a_lost_file_of_newest_times_is_told_and_refuses_for_a_window() {
+    let site = Site::new(SEALED);
+    let device = site.device("laptop", &[]);
+    site.keys.set_config("clock_window = \"20s\"", SEALED);
+    let agent = site.start();
+    device.knock(&site.lab.client, &["server"]);
+    agent.stop();
+    let places = knock_userspace::places::Places::of(site.lab.server.name());
+    assert!(xknockd(&site.lab.server).arg("off").status().expect("xknockd runs").success());
+    std::fs::remove_file(places.newest()).expect("the file is there");
+    let lost = Instant::now();
+    let mut agent = site.start();
+    assert!(agent.log().contains("knocks are refused for 20s"), "{}", agent.log());
+    let refused = device.xknock(&site.lab.client, &["server", "--timeout", "1s"]);
+    assert!(!refused.status.success());
+    device.knock(&site.lab.client, &["server", "--timeout", "60s"]);
+    assert!(lost.elapsed() > Duration::from_secs(20));
+    agent.await_opened(site.lab.client.v4, SSH);
+}
