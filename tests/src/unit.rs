@@ -27,9 +27,14 @@ pub fn path() -> PathBuf {
 ///
 /// If it says nothing.
 pub fn setting(key: &str) -> String {
+    settings(key).pop().unwrap_or_else(|| panic!("no {key} in the unit"))
+}
+
+/// All that it says for `key`, in order.
+fn settings(key: &str) -> Vec<String> {
     let text = fs::read_to_string(path()).expect("the unit").replace("\\\n", " ");
-    let mut values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    values.next_back().unwrap_or_else(|| panic!("no {key} in the unit")).to_owned()
+    let values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    values.map(str::to_owned).collect()
 }
 
 /// A BPF file system of its own, prepared by the command that the unit runs first, and what
@@ -53,7 +58,10 @@ impl OwnUser {
         let places = Places::of(host.name());
         let pins = places.pins.file_name().expect("a folder").to_string_lossy().into_owned();
         let place = own.bpf.path().display();
-        let command = setting("ExecStartPre")
+        let mut commands = settings("ExecStartPre").into_iter();
+        let command = commands
+            .find(|command| command.contains("/sys/fs/bpf"))
+            .expect("a command that prepares the file system")
             .replace("/sys/fs/bpf/xknock", &format!("{place}/{pins}"))
             .replace("/sys/fs/bpf", &place.to_string())
             .replace("xknockd:xknockd", &format!("{USER}:{USER}"))

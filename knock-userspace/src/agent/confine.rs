@@ -22,6 +22,9 @@ use crate::syscalls;
 ///
 /// If the kernel refuses. That a kernel has no Landlock is no error.
 pub(super) fn confine(options: &Options, policy: &Policy) -> Result<(), AgentError> {
+    // Not sooner: what it may not dump, an agent with a user of its own may not look at in
+    // `/proc/self` either, and its start needs that.
+    crate::keys::no_core_dumps();
     // Also a precondition of the other two for processes that are not root.
     nix::sys::prctl::set_no_new_privs().map_err(failed)?;
     let config = options.config.iter().filter_map(|path| path.parent());

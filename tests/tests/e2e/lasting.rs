@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use knock_common::LAYOUT;
 use knock_common::sequence::{Protocol, Step};
 use knock_tests::agent::xknockd;
 use knock_tests::clients::xknock_steps;
@@ -151,7 +152,7 @@ fn a_program_of_another_layout_is_replaced_and_the_log_says_what_was_lost() {
     let agent = granted(&lab);
     let config = agent.terminate();
     let pins = Places::of(lab.server.name()).pins;
-    let (own, other) = (pins.join("v1"), pins.join("v0"));
+    let (own, other) = (pins.join(format!("v{LAYOUT}")), pins.join("v0"));
     std::fs::rename(&own, &other).expect("a layout that this program does not know");
     let mut next = Agent::start_again(&lab.server, config);
     assert!(next.log().contains("of another layout"), "{}", next.log());

@@ -101,6 +101,8 @@ pub(crate) fn off(places: &Places) -> Result<()> {
     if let Some(pins) = Pins::existing(&places.pins)? {
         pins.remove_all()?;
     }
+    // What must not be forgotten stays in there if a key was ever used.
+    let _ = std::fs::remove_dir(&places.state);
     lock.remove(places);
     Ok(())
 }

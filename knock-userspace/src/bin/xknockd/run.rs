@@ -4,7 +4,6 @@ use anyhow::{Context as _, Result};
 use knock_userspace::agent::{self, Options, Signal};
 use knock_userspace::firewall::Firewall;
 use knock_userspace::interfaces::Interfaces;
-use knock_userspace::keys::no_core_dumps;
 use knock_userspace::places::Places;
 use knock_userspace::policy::{Door, Grant, Mode, Policy};
 use knock_userspace::{caller, lockout, logging};
@@ -25,7 +24,6 @@ pub(crate) struct Flags {
 pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> {
     let (policy, configured) = load(&args)?;
     refuse_lockout(&policy, flags.force)?;
-    no_core_dumps();
     logging::init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
