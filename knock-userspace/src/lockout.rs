@@ -39,8 +39,9 @@ impl Session {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this would lock you out: you are connected from {client} to {service}, which would be closed to \
-     you. Put {client} into `always_allow`, or open it first (`xknockd open {door} {client} --for 1h`), \
-     or see how it goes with `xknockd try 2m`; `--force` does it even so"
+     you. Put {client} into `always_allow`; or, while an agent observes, open it first \
+     (`xknockd open {door} {client} --for 1h`) or see how it goes with `xknockd try 2m`; `--force` \
+     does it even so"
 )]
 pub struct LockedOut {
     client: IpAddr,

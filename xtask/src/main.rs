@@ -31,7 +31,8 @@ enum Task {
     Run(run::Arguments),
     /// Show a door open and close between throwaway network namespaces.
     Demo,
-    /// Check everything: lints, then every test.
+    /// Check everything: lints, every test, some minutes of soak and fuzzing; or tests on other
+    /// kernels.
     Test(test::Arguments),
     /// Give every parser made-up input for a while.
     Fuzz(fuzz::Arguments),
@@ -39,8 +40,8 @@ enum Task {
     Soak(soak::Arguments),
     /// Measure what packets cost and what holds under floods, beside the peers.
     Bench(bench::Arguments),
-    /// What continuous integration runs: all of `test`, then `test --kernel 6.1`, from a
-    /// clean machine.
+    /// What continuous integration runs: all of `test`, then `test --kernel 6.1 --essential`,
+    /// from a clean machine.
     Ci,
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct Arguments {
     /// The interface to listen on; may be given more than once.
     #[arg(long, required = true)]
     iface: Vec<String>,
-    /// The configuration to use in place of one random door.
+    /// The config; else /etc/xknock/xknockd.toml if that is there, else one random door.
     #[arg(long)]
     config: Option<PathBuf>,
     /// Only report what is missing, and stop if anything is.

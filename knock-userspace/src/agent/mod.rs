@@ -78,8 +78,9 @@ pub enum Signal {
 ///
 /// # Errors
 ///
-/// If start-up fails, in which case nothing is left behind that was not there before, or the
-/// event loop breaks.
+/// If start-up fails, or the event loop breaks. Where there was nothing before, a start-up that
+/// fails leaves nothing behind. Where there was something, it leaves that as it was if it fails
+/// before the table is in place, and else the new table and the new program.
 pub async fn run(
     policy: Policy,
     options: Options,

@@ -1,7 +1,7 @@
 //! From a policy to a running detector and a firewall table, beginning anew or going on where
-//! another agent ended. Whatever fails, nothing stays behind that was not there before: the
-//! table comes last and in one transaction, and a detector that is not settled takes its
-//! files along.
+//! another agent ended. Whatever fails in here before the table is in place, nothing stays
+//! behind that was not there before: the table comes in one transaction, and a detector that is
+//! not settled takes its files along.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(super) struct Started {
     pub pins: Option<Pins>,
     /// When a trial that goes on will end.
     pub trial: Option<Duration>,
-    /// Whether there was nothing before.
+    /// Whether nothing was on record before.
     pub is_first: bool,
 }
 

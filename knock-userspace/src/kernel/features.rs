@@ -125,7 +125,7 @@ pub static FEATURES: [Feature; 16] = [
     Feature {
         name: "XDP links",
         part: Part::Detector,
-        needed_for: "a detector that detaches with the agent, whatever ends it",
+        needed_for: "a detector that goes on without the agent, and gives way to the next one",
         since: "5.9",
         commit: "aa8d3a716b59",
         instead: None,
@@ -184,7 +184,7 @@ pub static FEATURES: [Feature; 16] = [
         needed_for: "nothing yet: a table that others cannot flush",
         since: "5.12",
         commit: "6001a930ce03",
-        instead: Some("the next knock puts back a table that was flushed"),
+        instead: Some("the agent restores a table that was flushed"),
         probe: Apart(|| has(Ability::Owner)),
     },
     Feature {

@@ -13,8 +13,8 @@ use crate::policy::{Grant, Service};
 
 const STATE: &str = "STATE";
 const GRANTS: &str = "GRANTS";
-/// Grants that the record has room for. What is beyond still opens, but not again after the
-/// agent was started anew *and* the table was removed.
+/// Grants that the record has room for. What is beyond still opens, but ends when the agent is
+/// started anew: the next one takes it for something that nobody has earned.
 const MAX_GRANTS: u32 = 1 << 18;
 /// `BPF_F_NO_PREALLOC` of `linux/bpf.h`: memory is taken as grants come.
 const NO_PREALLOC: u32 = 1;

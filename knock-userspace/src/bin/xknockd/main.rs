@@ -103,7 +103,7 @@ enum Command {
         door: String,
         /// For whom.
         address: IpAddr,
-        /// For how long; the door's `open_for` by default.
+        /// For how long, up to 30 days; the door's `open_for` by default.
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Option<Duration>,
         #[command(flatten)]
@@ -121,7 +121,8 @@ enum Command {
         #[arg(long, conflicts_with_all = ["address", "door"])]
         all: bool,
     },
-    /// Reads the config again. If it is wrong, the old one stays in force.
+    /// Reads the config again. If it is wrong, the old one stays in force. SIGHUP does the
+    /// same, but not asked by anybody: it does not look whether somebody is locked out.
     Reload {
         /// Enforces even if that locks out the SSH session from which this is run.
         #[arg(long)]
@@ -130,7 +131,7 @@ enum Command {
     /// Enforces for a while, and then observes again unless `xknockd confirm` is run: even if
     /// the agent dies, and you with your connection.
     Try {
-        /// For how long.
+        /// For how long, a day at most.
         #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Duration,
     },
