@@ -124,6 +124,9 @@ pub struct SealedEvent {
     pub packet: [u8; SIZE],
 }
 
+/// Words of eight bytes in a [`SealedEvent`]: two of the source, the time, those of the packet.
+pub const EVENT_WORDS: usize = 3 + WORDS;
+
 impl SealedEvent {
     /// Reads a record; `None` if it has another size.
     pub fn from_bytes(record: &[u8]) -> Option<Self> {
@@ -234,7 +237,7 @@ mod tests {
     #[test]
     fn the_layout_is_what_the_reader_expects() {
         assert_eq!((size_of::<Gate>(), size_of::<Clock>()), (24, 16));
-        assert_eq!(size_of::<SealedEvent>(), 16 + 8 + SIZE);
+        assert_eq!(size_of::<SealedEvent>(), EVENT_WORDS * 8);
         assert_eq!(SealedEvent::from_bytes(&[0; 207]), None);
         assert_eq!(SealedEvent::from_bytes(&[0; 209]), None);
         let mut record = [3; 208];

@@ -1,6 +1,7 @@
 //! Sealed knocks: what is forged or old ends here; the rest goes to the agent, whole.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, xdp_md};
@@ -10,7 +11,7 @@ use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use aya_ebpf::programs::XdpContext;
 use knock_common::counters::Counter;
 use knock_common::packet::{Bytes as _, Candidate};
-use knock_common::sealed::{Clock, Fate, Gate, SIZE, SealedEvent, WORDS, Words, key_id};
+use knock_common::sealed::{Clock, EVENT_WORDS, Fate, Gate, SIZE, WORDS, Words, key_id};
 use knock_common::source::Source;
 
 use crate::cursor::Frame;
@@ -42,7 +43,7 @@ impl Words for Payload<'_> {
             asm!(
                 "{word} = *(u64 *)({at} + 0)",
                 word = out(reg) word,
-                at = in(reg) self.0.as_ptr().add(position * 8),
+                at = in(reg) self.0.as_ptr().wrapping_add(position * 8),
                 options(pure, readonly),
             );
         }
@@ -98,20 +99,17 @@ fn check(frame: &Frame, source: Source, at: usize, length: usize) -> Fate {
 
 #[inline(always)]
 fn report(payload: &Payload<'_>, source: Source, time_ns: u64) -> Fate {
-    let Some(mut entry) = SEALED.reserve::<SealedEvent>(0) else {
+    let Some(mut entry) = SEALED.reserve::<[MaybeUninit<u64>; EVENT_WORDS]>(0) else {
         return Fate::EventLost;
     };
-    let event = entry.as_mut_ptr();
-    // SAFETY: the entry has room for an event, and begins at a multiple of eight.
-    let (head, packet) = unsafe { (&raw mut (*event).source, &raw mut (*event).packet) };
-    // SAFETY: as above.
-    unsafe { head.write(source) };
-    // SAFETY: as above.
-    unsafe { (&raw mut (*event).time_ns).write(time_ns) };
+    // SAFETY: each word by itself may be uninitialized, so there is nothing to be initialized.
+    let event = unsafe { entry.assume_init_mut() };
+    let (high, low) = source.halves();
+    event[0].write(high);
+    event[1].write(low);
+    event[2].write(time_ns);
     for position in 0..WORDS {
-        // SAFETY: the packet's place in an event is a multiple of eight, and there are
-        // `WORDS` of them.
-        unsafe { packet.cast::<u64>().add(position).write(payload.word(position).to_le()) };
+        event[3 + position].write(payload.word(position).to_le());
     }
     entry.submit(0);
     Fate::Passed
