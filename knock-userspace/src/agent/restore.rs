@@ -66,9 +66,10 @@ impl Agent {
         let whole = held.is_some();
         let firewall = self.firewall().await;
         if !(whole && firewall.install(&ruleset, &missing).is_ok()) {
-            firewall.install_anew(&ruleset, &missing)?;
+            let all = start::missing(&self.keeper, &[]);
+            self.firewall().await.install_anew(&ruleset, &all)?;
         }
-        firewall.revoke(&strange)?;
+        self.firewall().await.revoke(&strange)?;
         Ok(missing.len())
     }
 

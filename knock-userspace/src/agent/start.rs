@@ -115,19 +115,22 @@ fn go_on(
     let trial = held.and_then(|status| status.trial);
     let mut ruleset = Ruleset::of(&keeper.policy, firewall.conntrack_in_use()?);
     enforce(&mut ruleset, &state, trial);
-    match &read {
-        Ok(_) => firewall.install(&ruleset, &restore)?,
-        // Another tool has left only a part of it. The grants come from the record.
-        Err(error) => {
-            firewall.install_anew(&ruleset, &restore)?;
-            warn!(%error, grants = restore.len(), "the table inet xknock was damaged, and was made anew");
-        }
+    let was_gone = matches!(read, Ok(None));
+    let damage = match read {
+        Ok(_) => firewall.install(&ruleset, &restore).err(),
+        Err(error) => Some(error),
+    };
+    // Another tool has left only a part of it, or a part that cannot become what it should be.
+    if let Some(error) = damage {
+        let all = missing(&keeper, &[]);
+        firewall.install_anew(&ruleset, &all)?;
+        warn!(%error, grants = all.len(), "the table inet xknock was damaged, and was made anew");
     }
     firewall.revoke(&revoke)?;
     for what in detector.settle()? {
         warn!(lost = what, "begun anew, because this program or its config needs other maps");
     }
-    if matches!(read, Ok(None)) && !restore.is_empty() {
+    if was_gone && !restore.is_empty() {
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
     let trial = ruleset.trial.map(|left| clock::since_boot() + left);

@@ -43,6 +43,8 @@ impl Agent {
             Ok(()) => {}
             // It is being restored, and what is on record comes with it.
             Err(FirewallError::NoTable) => {}
+            // The same, only that nobody has begun with it.
+            Err(error) if error.is_full() => self.restore_at = Some(clock::since_boot()),
             Err(error) => {
                 if !matches!(error, FirewallError::Refused { .. }) {
                     // Nobody knows what the kernel has made of it.

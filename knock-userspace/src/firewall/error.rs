@@ -97,6 +97,12 @@ impl FirewallError {
         }
     }
 
+    /// Whether the kernel said that a set has as many elements as its size allows. No set of ours
+    /// has a size, so another tool gave it one.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Refused { errno: Errno::ENFILE, .. })
+    }
+
     /// Whether the kernel said that what was asked about is not there.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Refused { errno: Errno::ENOENT, .. })

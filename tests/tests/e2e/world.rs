@@ -44,6 +44,42 @@ fn what_another_tool_changes_in_the_table_is_restored_and_named() {
     agent.stop();
 }
 
+/// Loads the table anew as `list` shows it, with a set for one grant at most.
+fn limit_to_one_grant(server: &Host, list: &str) {
+    server.sh(&format!(
+        "(echo delete table inet xknock; {list} table inet xknock | \
+         sed '/set open4/,/}}/s/flags timeout/size 1; flags timeout/') | nft -f -"
+    ));
+    assert!(is_limited(server));
+}
+
+fn is_limited(server: &Host) -> bool {
+    server.sh("nft list set inet xknock open4").contains("size 1")
+}
+
+#[test]
+fn a_set_that_another_tool_limits_is_made_anew_when_it_is_full() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = granted(&lab);
+    limit_to_one_grant(&lab.server, "nft list");
+    agent.await_message("restored what was changed");
+    assert!(is_limited(&lab.server));
+    xknock_steps(&lab.stranger, lab.server.v4, STEPS);
+    agent.await_message("restored what was changed");
+    let both_are_in = || {
+        let are_in = [&lab.client, &lab.stranger].map(|host| tcp_open(host, lab.server.v4, 22));
+        assert_eq!(are_in, [true, true], "both have knocked");
+        assert!(!is_limited(&lab.server));
+    };
+    both_are_in();
+    // While no agent runs, and with more grants on record than there is room for.
+    let config = agent.kill();
+    limit_to_one_grant(&lab.server, "nft --terse list");
+    Agent::start_again(&lab.server, config);
+    both_are_in();
+}
+
 #[test]
 fn news_that_the_kernel_could_not_deliver_are_not_missed() {
     let lab = Lab::new();
