@@ -130,7 +130,6 @@ impl Keeper {
     pub(super) fn end(&mut self, grant: Grant) -> Option<Running> {
         let ended = self.grants.end(grant)?;
         self.forget(&grant);
-        self.closed(grant, ended);
         Some(ended)
     }
 
@@ -142,7 +141,8 @@ impl Keeper {
         true
     }
 
-    fn closed(&mut self, grant: Grant, Running { door, .. }: Running) {
+    /// Says that a grant is out of the table.
+    pub(super) fn closed(&mut self, grant: Grant, Running { door, .. }: Running) {
         let name = self.places.get(&door).map(|&at| self.policy.doors[at].name.as_str());
         self.journal.closed(name, grant);
     }

@@ -293,7 +293,9 @@ fn adopt(
     }
     let mut revoke = keeper.grants.no_longer_allowed(&keeper.policy);
     for grant in &revoke {
-        keeper.end(*grant);
+        if let Some(running) = keeper.end(*grant) {
+            keeper.closed(*grant, running);
+        }
     }
     let unknown = in_table.iter().map(|timed| timed.grant);
     revoke.extend(unknown.filter(|grant| keeper.grants.until(grant).is_none()));

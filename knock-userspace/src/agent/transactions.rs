@@ -126,17 +126,22 @@ impl Agent {
     pub(super) async fn revoke(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
         self.flush().await;
         // Out of the record first: whoever is killed now must not bring them back.
+        let mut ended = Vec::new();
         for grant in grants {
-            self.keeper.end(*grant);
+            ended.extend(self.keeper.end(*grant).map(|running| (*grant, running)));
             if let Some(timer) = self.timers.remove(grant) {
                 self.ends.remove(&timer);
             }
         }
         match self.firewall().await.revoke(grants) {
-            // It is being restored, without them.
-            Err(FirewallError::NoTable) => Ok(()),
-            result => result,
+            // Without a table, it is being restored without them.
+            Ok(()) | Err(FirewallError::NoTable) => {}
+            Err(error) => return Err(error),
         }
+        for (grant, running) in ended {
+            self.keeper.closed(grant, running);
+        }
+        Ok(())
     }
 
     /// The kernel's timeouts stand still while the host sleeps. A grant whose time was over
