@@ -32,6 +32,7 @@ lacks() {
         case $need in
         -) ;;
         btf) [ -e /sys/kernel/btf/vmlinux ] || echo "type information (BTF)" ;;
+        suspend) grep -q deep /sys/power/mem_sleep || echo "suspend to memory" ;;
         *) modprobe -q "$need" || [ -d "/sys/module/$need" ] || echo "the module $need" ;;
         esac
     done

@@ -16,6 +16,8 @@ const PACKAGE: &str = "knock-tests";
 /// Its test programs that are for the host: one reads sources, the other asks systemd's tools and
 /// boots systemd itself.
 const FOR_THE_HOST: [&str; 2] = ["tidy", "systemd"];
+/// Its test program that only guests can be asked to run; cargo leaves it out by itself.
+const SUSPEND: &str = "suspend";
 /// Its test program that meets kernels which are too old, too.
 const KERNEL: &str = "kernel";
 /// Its longest test program: on an emulated machine it takes most of the time.
@@ -54,7 +56,7 @@ struct TestProgram {
 /// One line of the guest's plan.
 pub(super) struct Part {
     pub(super) name: String,
-    /// What the kernel must have: modules, or `btf`.
+    /// What the kernel must have: modules, or `btf` and `suspend`.
     needs: &'static str,
     command: String,
     /// How many tests it has.
@@ -71,10 +73,8 @@ impl Part {
 impl Programs {
     /// Builds them as the tests on the host are built, so that nothing is built twice.
     pub(super) fn build() -> anyhow::Result<Self> {
-        let mut build = cargo(["test", "--no-run", "--workspace", "--exclude", "knock-ebpf"]);
-        run(&mut build)?;
-        build.args(["--quiet", "--message-format=json"]);
-        let artifacts = parse(&output(&mut build)?)?;
+        let mut artifacts = built(&[])?;
+        artifacts.extend(built(&["--test", SUSPEND])?);
         let binary = |name: &str| {
             let found = artifacts.iter().find(|one| one.kind == "bin" && one.name == name);
             found.map(|one| one.path.clone()).with_context(|| format!("cargo built no {name}"))
@@ -147,13 +147,24 @@ impl Programs {
                 format!("XKNOCK_TEST_PATIENCE={PATIENCE} XKNOCK_TEST_KERNEL={expected}");
             parts.push(Part {
                 name: format!("{} ({path})", test.source),
-                needs: "btf,nf_tables,veth",
+                needs: match &*test.name {
+                    SUSPEND => "btf,nf_tables,veth,suspend",
+                    _ => "btf,nf_tables,veth",
+                },
                 command: format!("cd /tmp; {environment} {path} --color never {}", names.join(" ")),
                 tests: count(&test.path, &names),
             });
         }
         Ok(parts)
     }
+}
+
+/// Builds tests, all or those that are chosen; every program that belongs to them.
+fn built(chosen: &[&str]) -> anyhow::Result<Vec<Artifact>> {
+    let mut build = cargo(["test", "--no-run", "--workspace", "--exclude", "knock-ebpf"]);
+    run(build.args(chosen))?;
+    build.args(["--quiet", "--message-format=json"]);
+    parse(&output(&mut build)?)
 }
 
 /// How many tests a program has, of those whose names contain one of `names` if there are any.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use anyhow::bail;
+
 /// How many tests passed and failed, over all test programs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -31,6 +33,16 @@ impl Totals {
     /// Counts tests that could not run.
     pub(crate) fn skip(&mut self, tests: u64) {
         self.skipped += tests;
+    }
+
+    /// An error if no test has a name that contains one of `words`: a mistyped word is no test
+    /// that passed.
+    pub(crate) fn something_ran(&self, words: &[String]) -> anyhow::Result<()> {
+        let Self { passed, failed, skipped } = self;
+        if passed + failed + skipped == 0 {
+            bail!("no test has a name that contains {}", words.join(" or "));
+        }
+        Ok(())
     }
 }
 
@@ -65,5 +77,12 @@ mod tests {
         assert_eq!(totals, Totals { passed: 8, failed: 2, skipped: 1 });
         assert_eq!(totals.to_string(), "8 passed, 2 failed, 1 skipped");
         assert_eq!(Totals::default().to_string(), "0 passed, 0 failed");
+        totals.something_ran(&[]).unwrap();
+    }
+
+    #[test]
+    fn a_word_that_names_no_test_is_an_error() {
+        let said = Totals::default().something_ran(&["kock".into(), "flod".into()]).unwrap_err();
+        assert!(said.to_string().contains("kock or flod"), "{said}");
     }
 }

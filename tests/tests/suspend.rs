@@ -1,0 +1,60 @@
+//! A host that sleeps: suspended to memory in earnest, and woken by its clock.
+//!
+//! Only a guest may be treated like that, so `cargo test` leaves this out, and
+//! `cargo xtask test --kernel` runs it.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use knock_tests::clients::xknock_steps;
+use knock_tests::services::{Echo, tcp_open};
+use knock_tests::{Agent, Lab};
+
+const CONFIG: &str = "interfaces = [\"eth0\"]\nmode = \"enforce\"\n\
+    [[door]]\nname = \"short\"\nopens = [\"tcp/22\"]\nopen_for = \"1m\"\nwithin = \"1m\"\n\
+    sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n\
+    [[door]]\nname = \"long\"\nopens = [\"tcp/443\"]\nopen_for = \"10m\"\nwithin = \"1m\"\n\
+    sequence = [\"tcp/7100\", \"udp/8100\", \"tcp/9100\"]\n";
+/// Longer than the short grant.
+const ASLEEP: Duration = Duration::from_secs(61);
+
+/// Suspends this machine and returns when it has woken up.
+fn sleep_to_memory() {
+    assert!(
+        std::env::var_os("XKNOCK_TEST_KERNEL").is_some(),
+        "this would suspend your host: run `cargo xtask test --kernel 6.1 suspend`"
+    );
+    let alarm = "/sys/class/rtc/rtc0/wakealarm";
+    fs::write(alarm, "0").expect("no alarm is set");
+    fs::write(alarm, format!("+{}", ASLEEP.as_secs())).expect("an alarm");
+    fs::write("/sys/power/state", "mem").expect("the machine sleeps and wakes up");
+}
+
+#[test]
+fn the_time_of_a_suspend_counts_for_grants() {
+    let lab = Lab::new();
+    let _services = [22, 443].map(|port| Echo::start(&lab.server, port));
+    let mut agent = Agent::start(&lab.server, CONFIG);
+    // It stands still while the host sleeps, as the time-outs of the kernel do.
+    let awake = Instant::now();
+    for (steps, service) in
+        [("tcp/7000,udp/8000,tcp/9000", "tcp/22"), ("tcp/7100,udp/8100,tcp/9100", "tcp/443")]
+    {
+        xknock_steps(&lab.client, lab.server.v4, steps);
+        agent.await_opened(lab.client.v4, service);
+    }
+    assert!(tcp_open(&lab.client, lab.server.v4, 22));
+    sleep_to_memory();
+    agent.await_closed(lab.client.v4, "tcp/22");
+    assert!(!tcp_open(&lab.client, lab.server.v4, 22));
+    assert!(tcp_open(&lab.client, lab.server.v4, 443));
+    assert!(awake.elapsed() < ASLEEP, "the kernel would have ended it by now");
+    let listed = lab.server.sh("nft --json list set inet xknock open4");
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let sets = listed["nftables"].as_array().expect("a list");
+    let elements = sets.iter().find_map(|one| one["set"]["elem"].as_array()).expect("elements");
+    let expires: Vec<_> =
+        elements.iter().filter_map(|element| element["elem"]["expires"].as_u64()).collect();
+    let [left] = expires[..] else { panic!("{listed}") };
+    assert!(left <= 600 - ASLEEP.as_secs(), "{left} s are left");
+}
