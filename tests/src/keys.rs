@@ -1,9 +1,14 @@
 //! Devices with a key, and the wire between them and the server.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use knock_userspace::keyring::Numbers;
+use knock_userspace::keys::{Folder, Key, KeyDoor, KeyLine, Kind};
+use knock_userspace::places::Places;
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Config, program, xknockd};
@@ -65,9 +70,40 @@ impl Keys {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// Draws so many keys for these doors, not one by one with `xknockd`; the line of the last.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be written.
+    pub fn draw(&self, server: &Host, count: usize, doors: &[KeyDoor]) -> KeyLine {
+        let folder = Folder::new(self.folder());
+        fs::create_dir(folder.path()).expect("a folder");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let mut last = None;
+        for number in 0..count {
+            let (name, host) = (format!("device-{number}"), server.v4.to_string());
+            let drawn = Key::draw(name, host, Kind::Shared, doors.to_vec(), now, None, None);
+            let (key, line) = drawn.expect("random bytes");
+            // Not `Folder::write`, which waits for the disk each time.
+            let path = folder.file(&key.name);
+            fs::write(&path, key.to_text().as_bytes()).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+            last = Some(line);
+        }
+        Numbers::found(&Places::of(server.name()).newest()).expect("made");
+        last.expect("one key at least")
+    }
+
     /// Starts the agent and waits until it is ready.
     pub fn start(&self, server: &Host) -> Agent {
-        Agent::start_again(server, Config::at(self.config()))
+        self.start_with(server, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_with(&self, server: &Host, environment: &[(&str, &str)]) -> Agent {
+        let mut command = xknockd(server);
+        command.arg("run").arg("--config").arg(self.config()).envs(environment.iter().copied());
+        Agent::spawn(command, Config::at(self.config()))
     }
 }
 

@@ -3,7 +3,7 @@
 use knock_userspace::kernel::Figures;
 
 use crate::report::{Report, Unit, Value};
-use crate::{cost, flood, grants, open, throughput, verifier};
+use crate::{cost, flood, grants, keys, open, throughput, verifier};
 
 /// Adds the goals whose figures were measured.
 pub(crate) fn judge(report: &mut Report) {
@@ -69,6 +69,16 @@ pub(crate) fn judge(report: &mut Report) {
     at_least(report, "grants in a burst", rate, 100_000.0, Unit::PerSecond);
     let lost = report.get(grants::SECTION, "knocks that had to be repeated", "xknock");
     at_most(report, "knocks of a burst that had to be repeated", lost, 0.0, Unit::Count);
+    for case in [keys::FORGED, keys::OLD] {
+        let ns = report.get(keys::SECTION, case, "10,000 keys");
+        let what = format!("sealed knock, {case}, 10,000 keys, over no knock");
+        at_most(report, &what, ns, 200.0, Unit::Nanoseconds);
+        let woken = report.get(keys::SECTION, case, "agent, woken");
+        let what = format!("times that a million of those woke the agent: {case}");
+        at_most(report, &what, woken, 0.0, Unit::Count);
+    }
+    let swap = report.get(keys::MANY, keys::SWAP, keys::SUBJECT);
+    at_most(report, "a new time slot of 10,000 keys", swap, 500.0, Unit::Milliseconds);
     let woken = report.get(grants::IDLE, "times woken", "xknock");
     at_most(report, "times that idle traffic woke the agent", woken, 0.0, Unit::Count);
     let resident = report.get(grants::IDLE, "resident", "xknock");

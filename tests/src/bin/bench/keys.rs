@@ -1,76 +1,169 @@
-//! Sealed knocks: what a forged one costs, and what a million of them cost the agent.
+//! Knocks with keys: what a forged one costs, and what thousands of keys do.
 
-use std::path::Path;
+use std::time::Instant;
 
 use etherparse::PacketBuilder;
 use knock_common::sealed::{SIZE, set_tag, set_time};
-use knock_tests::Lab;
 use knock_tests::keys::Keys;
+use knock_tests::{Agent, Lab};
 use knock_userspace::kernel::run_program;
-use knock_userspace::keys::{Folder, KeyLine, Opener};
+use knock_userspace::keys::{Folder, KeyDoor, Opener};
 
 use crate::memory;
 use crate::report::{Report, Unit, Value};
 use crate::stats::lower_half;
 
 pub(crate) const SECTION: &str = "Sealed knocks";
+pub(crate) const MANY: &str = "Ten thousand keys";
+pub(crate) const FORGED: &str = "known key, forged";
+pub(crate) const OLD: &str = "known key, right tag, old";
+pub(crate) const SWAP: &str = "a new time slot, until the detector knows it";
+pub(crate) const SUBJECT: &str = "xknock";
+const NO_KNOCK: &str = "packet that is no knock, all of it";
 
-const DOOR: &str = "[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = \"sealed\"\n";
-const ROUNDS: usize = 11;
+const SEALED: &str = "[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = \"sealed\"\n";
+const ROLLING: &str = "[[door]]\nname = \"web\"\nopens = [\"tcp/443\"]\nmethod = \"rolling\"\n";
+/// The same, as keys know them.
+const KEY_DOORS: [&str; 2] =
+    ["ssh:sealed:62201:seen:30:tcp/22", "web:rolling:20000-32767::5:udp:30:tcp/443"];
+/// The agent tells how long a new slot takes it.
+const TELLING: [(&str, &str); 1] = [("RUST_LOG", "info,knock_userspace::agent::keys=debug")];
+const ROUNDS: usize = 21;
 
-/// Sends forged packets through the program of a running agent.
+/// A server whose agent knows some keys.
+struct Site {
+    lab: Lab,
+    keys: Keys,
+    agent: Agent,
+    /// What the packets of the last key are made with.
+    id: [u8; 8],
+    prefilter: knock_common::siphash::SipKey,
+    program: u32,
+}
+
+impl Site {
+    /// With so many keys for each of `doors`.
+    fn new(count: usize, doors: &str, key_doors: &[&str]) -> Self {
+        let (lab, keys) = (Lab::new(), Keys::new("decoys = 0", doors));
+        let door = |door: &&str| door.parse().expect("a door");
+        let doors: Vec<KeyDoor> = key_doors.iter().map(door).collect();
+        let line = keys.draw(&lab.server, count, &doors);
+        let key = Folder::new(keys.folder()).read(&format!("device-{}", count - 1));
+        let verifier = key.expect("the last key").current.verifier;
+        let prefilter = Opener::new(&verifier).expect("a key").prefilter();
+        let agent = keys.start_with(&lab.server, &TELLING);
+        let program = program(&lab.server.ip("-d link show eth0"));
+        Self { lab, keys, agent, id: line.id.0, prefilter, program }
+    }
+
+    fn packet(&self, id: [u8; 8]) -> [u8; SIZE] {
+        let mut packet: [u8; SIZE] = std::array::from_fn(|at| at as u8);
+        packet[..8].copy_from_slice(&id);
+        set_time(&mut packet, self.prefilter, 1);
+        set_tag(&mut packet, self.prefilter);
+        packet
+    }
+
+    /// Nanoseconds that `frame` takes.
+    fn run(&self, frame: &[u8], repeat: u32) -> f64 {
+        let took = run_program(self.program, frame, repeat).expect("a test run");
+        took.expect("the program stays loaded").as_secs_f64() * 1e9
+    }
+}
+
+/// Sends forged packets through the programs of two running agents, one of which has ten
+/// thousand keys.
 pub(crate) fn measure(report: &mut Report, packets: u32) {
     report.section(
         SECTION,
         &format!(
-            "Packets to a sealed port, by `BPF_PROG_TEST_RUN` through the program of a running agent \
-             with one key; ns over a packet that is no knock. The last two columns are what {packets} \
-             of them cost the agent."
+            "Packets to a sealed port, by `BPF_PROG_TEST_RUN` through the programs of two running \
+             agents in turn; ns over a packet that is no knock. The last two columns are what \
+             {packets} of them, as fast as they go, cost an agent that is their only reader."
         ),
     );
-    let lab = Lab::new();
-    let keys = Keys::new("", DOOR);
-    let line = keys.key(&lab.server, &["add", "bench", "--door", "ssh"]);
-    let line = KeyLine::parse(&line).expect("a line");
-    let key = Folder::new(keys.folder()).read("bench").expect("the key");
-    let prefilter = Opener::new(&key.current.verifier).expect("a key").prefilter();
-    let agent = keys.start(&lab.server);
-    let process = agent.process().id();
-    let program = program(&lab.server.ip("-d link show eth0"));
-    let packet = |id: [u8; 8], time_ns: u64| {
-        let mut packet: [u8; SIZE] = std::array::from_fn(|at| at as u8);
-        packet[..8].copy_from_slice(&id);
-        set_time(&mut packet, prefilter, time_ns);
-        set_tag(&mut packet, prefilter);
-        packet
-    };
-    let mut forged = packet(line.id.0, 1);
-    forged[100] ^= 1;
-    let run = |frame: &[u8]| {
-        let took = run_program(program, frame, packets / ROUNDS as u32).expect("a test run");
-        took.expect("the program stays loaded").as_secs_f64() * 1e9
-    };
-    let quiet = frame(443, &[0; SIZE]);
-    for (name, packet) in [
-        ("unknown key", packet([1; 8], 1)),
-        ("known key, forged", forged),
-        ("known key, right tag, old", packet(line.id.0, 1)),
+    // Without rolling doors, the first agent has nothing to do by itself.
+    let (few, many) = (
+        Site::new(1, SEALED, &KEY_DOORS[..1]),
+        Site::new(10_000, &[SEALED, ROLLING].concat(), &KEY_DOORS),
+    );
+    let sites = [("one key", few), ("10,000 keys", many)];
+    for (kind, make) in [
+        (NO_KNOCK, None),
+        ("unknown key", Some(unknown as fn(&Site) -> [u8; SIZE])),
+        (FORGED, Some(forged)),
+        (OLD, Some(old)),
     ] {
-        let sealed = frame(62_201, &packet);
-        let (cpu, sleeps) = (memory::cpu_seconds(process), memory::sleeps(process));
-        let (mut of_sealed, mut of_quiet) = (Vec::new(), Vec::new());
+        let spent = sites.each_ref().map(|(_, site)| {
+            let process = site.agent.process().id();
+            (memory::cpu_seconds(process), memory::sleeps(process))
+        });
+        let mut costs = [const { Vec::new() }; 2];
         for _ in 0..ROUNDS {
-            of_quiet.push(run(&quiet));
-            of_sealed.push(run(&sealed));
+            for ((_, site), costs) in sites.iter().zip(&mut costs) {
+                let quiet = frame(443, &[0; SIZE]);
+                let repeat = packets / ROUNDS as u32;
+                let cost = match make {
+                    None => site.run(&quiet, repeat),
+                    Some(make) => {
+                        site.run(&frame(62_201, &make(site)), repeat) - site.run(&quiet, repeat)
+                    }
+                };
+                costs.push(cost);
+            }
         }
-        let ns = lower_half(&mut of_sealed) - lower_half(&mut of_quiet);
-        report.add(SECTION, name, "cost", Value::ns(ns));
-        let cpu = memory::cpu_seconds(process) - cpu;
-        report.add(SECTION, name, "agent, CPU", Value::new(cpu * 1000.0, Unit::Milliseconds));
-        let woken = memory::sleeps(process) - sleeps;
-        report.add(SECTION, name, "agent, woken", Value::new(woken, Unit::Count));
+        for (((name, site), costs), before) in sites.iter().zip(&mut costs).zip(spent) {
+            report.add(SECTION, kind, name, Value::ns(lower_half(costs)));
+            // The other one renews slots, which may fall into this.
+            if *name == sites[0].0 && make.is_some() {
+                let process = site.agent.process().id();
+                let cpu = (memory::cpu_seconds(process) - before.0) * 1000.0;
+                report.add(SECTION, kind, "agent, CPU", Value::new(cpu, Unit::Milliseconds));
+                let woken = memory::sleeps(process) - before.1;
+                report.add(SECTION, kind, "agent, woken", Value::new(woken, Unit::Count));
+            }
+        }
     }
-    assert!(Path::new("/proc").join(process.to_string()).exists(), "the agent runs");
+    let [_, (_, many)] = sites;
+    hold(report, many);
+}
+
+/// What ten thousand keys take, and how long changes take.
+fn hold(report: &mut Report, mut site: Site) {
+    report.section(
+        MANY,
+        "Each with a sealed and a rolling door, so that 30,000 sequences of five steps are alive. \
+         The slots are 30 s long.",
+    );
+    let process = site.agent.process().id();
+    let slot = site.agent.await_message("keys renewed in the detector");
+    let slot = slot["took_ms"].to_string().trim_matches('"').parse().expect("a number");
+    report.add(MANY, SWAP, SUBJECT, Value::new(slot, Unit::Milliseconds));
+    let begun = Instant::now();
+    site.keys.key(&site.lab.server, &["add", "late", "--door", "ssh"]);
+    site.agent.await_message("keys read");
+    site.agent.await_message("keys renewed in the detector");
+    let added = begun.elapsed().as_secs_f64() * 1000.0;
+    let what = "`xknockd key add`, until the detector knows the key";
+    report.add(MANY, what, SUBJECT, Value::new(added, Unit::Milliseconds));
+    let resident = Value::new(memory::resident(process), Unit::Mebibytes);
+    report.add(MANY, "agent, resident", SUBJECT, resident);
+    let maps = Value::new(memory::maps(process), Unit::Mebibytes);
+    report.add(MANY, "maps", SUBJECT, maps);
+}
+
+fn unknown(site: &Site) -> [u8; SIZE] {
+    site.packet([1; 8])
+}
+
+fn old(site: &Site) -> [u8; SIZE] {
+    site.packet(site.id)
+}
+
+fn forged(site: &Site) -> [u8; SIZE] {
+    let mut packet = old(site);
+    packet[100] ^= 1;
+    packet
 }
 
 /// The identifier of the program in what `ip` says of an interface.

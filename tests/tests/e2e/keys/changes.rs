@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use knock_tests::keys::Device;
-use knock_userspace::keys::{Folder, Key, Kind};
+use knock_userspace::keys::Folder;
 
 use super::{ROLLING, SEALED, Site};
 use crate::SSH;
@@ -83,34 +83,11 @@ fn a_key_ends_when_it_was_told_to() {
 fn ten_thousand_keys() {
     let site =
         Site::new(&format!("{SEALED}\n{}", ROLLING.replace("ssh", "web").replace("22", "443")));
-    let folder = Folder::new(site.keys.folder());
-    fs::create_dir(folder.path()).expect("a folder");
     let ports = "20000-32767";
     let doors =
         ["ssh:sealed:62201:seen:30:tcp/22", &format!("web:rolling:{ports}::5:udp:30:tcp/443")]
             .map(|door| door.parse().expect("a door"));
-    let now = super::request().time_ns / 1_000_000_000;
-    let mut last = None;
-    for number in 0..10_000 {
-        let drawn = Key::draw(
-            format!("device-{number}"),
-            "10.77.0.1".into(),
-            Kind::Shared,
-            doors.to_vec(),
-            now,
-            None,
-            None,
-        );
-        let (key, line) = drawn.expect("random bytes");
-        // Not `Folder::write`, which waits for the disk each time.
-        let path = folder.file(&key.name);
-        fs::write(&path, key.to_text().as_bytes()).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
-        last = Some(line);
-    }
-    let places = knock_userspace::places::Places::of(site.lab.server.name());
-    knock_userspace::keyring::Numbers::found(&places.newest()).expect("made");
-    let line = last.expect("a line").to_text();
+    let line = site.keys.draw(&site.lab.server, 10_000, &doors).to_text();
     let device = Device::new(&site.lab.client, &line, "10.77.0.1");
     let _web = knock_tests::services::Echo::start(&site.lab.server, 443);
     let mut agent = site.start();
@@ -118,5 +95,4 @@ fn ten_thousand_keys() {
     agent.await_opened(site.lab.client.v4, SSH);
     device.knock(&site.lab.client, &["server", "--door", "web"]);
     agent.await_opened(site.lab.client.v4, "tcp/443");
-    println!("{} MiB", agent.resident() >> 20);
 }

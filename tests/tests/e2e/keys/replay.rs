@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use knock_tests::agent::xknockd;
 use knock_tests::keys::{Capture, datagrams_to, from_elsewhere};
-use knock_tests::{Agent, Config, raw};
+use knock_tests::{Agent, raw};
 use knock_userspace::keys::{Address, Request};
 
 use super::{PORT, ROLLING, SEALED, Site, request};
@@ -30,11 +30,9 @@ fn nobody_else(agent: &mut Agent, site: &Site, knocks: usize) {
 
 /// The agent, whose clock is `offset` off, as in `-30s`.
 fn start_with_clock(site: &Site, offset: &str) -> Agent {
-    let mut command = xknockd(&site.lab.server);
-    command.arg("run").arg("--config").arg(site.keys.config());
     let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-    command.env("LD_PRELOAD", library).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1");
-    Agent::spawn(command, Config::at(site.keys.config()))
+    let clock = [("LD_PRELOAD", library), ("FAKETIME", offset), ("DONT_FAKE_MONOTONIC", "1")];
+    site.keys.start_with(&site.lab.server, &clock)
 }
 
 #[test]
