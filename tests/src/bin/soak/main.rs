@@ -3,6 +3,7 @@
 //! everything adds up.
 
 mod check;
+mod device;
 mod model;
 mod probe;
 mod steps;
@@ -20,6 +21,7 @@ use clap::Parser;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use check::Counts;
+use device::Device;
 use model::Model;
 use steps::Kind;
 use world::World;
@@ -46,6 +48,7 @@ struct Soak {
     counts: Counts,
     rng: StdRng,
     tally: Tally,
+    device: Device,
     /// A connection from the time of a grant, which must outlive everything.
     connection: Option<TcpStream>,
 }
@@ -119,13 +122,15 @@ fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 impl Soak {
     fn begin(seed: u64) -> Result<Self> {
-        let model = Model::new();
+        let keys = tempfile::tempdir()?;
+        let model = Model::new(keys.path().join("keys"));
         let mut world = World::new(&model.plan.toml());
+        let device = Device::new(&world, keys)?;
         world.start()?;
         let counts = Counts::begin(&world)?;
         let rng = StdRng::seed_from_u64(seed);
         let mut soak =
-            Self { world, model, counts, rng, tally: Tally::default(), connection: None };
+            Self { world, model, counts, rng, tally: Tally::default(), device, connection: None };
         soak.check()?;
         Ok(soak)
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
@@ -20,6 +21,16 @@ const DOORS: [(&str, &[&str], [&str; 2]); 5] = [
     ("vpn", &["udp/51820"], ["udp/12000,udp/17000,tcp/11000", "tcp/12100,tcp/17400,udp/11200"]),
     ("mail", &["tcp/25"], ["tcp/6100,udp/9700,tcp/1300", "udp/6200,tcp/9800,udp/1400"]),
 ];
+
+/// What a device with a key knocks at, with one packet.
+const VAULT: Door = Door {
+    name: "vault",
+    opens: &["tcp/993"],
+    sequences: [""; 2],
+    sequence: 0,
+    open_for: Duration::from_secs(16),
+    there: true,
+};
 
 /// Sizes that the maps of the detector may have.
 pub(crate) const SIZES: [u32; 3] = [65_536, 16_384, 4_096];
@@ -57,7 +68,12 @@ fn step(text: &str) -> Step {
 /// The config.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// Doors with sequences.
     pub doors: Vec<Door>,
+    /// The door for sealed knocks, which is always there.
+    pub vault: Door,
+    /// Where the keys for it are.
+    keys: PathBuf,
     pub enforce: bool,
     /// Whether interfaces are named by a pattern.
     pub pattern: bool,
@@ -66,7 +82,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new() -> Self {
+    fn new(keys: PathBuf) -> Self {
         let doors = DOORS.into_iter().enumerate().map(|(index, (name, opens, sequences))| Door {
             name,
             opens,
@@ -77,6 +93,8 @@ impl Plan {
         });
         Self {
             doors: doors.collect(),
+            vault: VAULT,
+            keys,
             enforce: true,
             pattern: false,
             max_sources: SIZES[0],
@@ -93,14 +111,15 @@ impl Plan {
         }
     }
 
-    /// Doors that are in the config.
+    /// Doors with sequences that are in the config.
     pub(crate) fn present(&self) -> Vec<Door> {
         self.doors.iter().filter(|door| door.there).cloned().collect()
     }
 
     /// Every service that is guarded.
     pub(crate) fn guarded(&self) -> Vec<&'static str> {
-        self.present().iter().flat_map(|door| door.opens).copied().collect()
+        let doors = self.present().into_iter().chain([self.vault.clone()]);
+        doors.flat_map(|door| door.opens).copied().collect()
     }
 
     fn gives(&self, service: &str) -> bool {
@@ -113,8 +132,10 @@ impl Plan {
         let mode = if self.enforce { "enforce" } else { "observe" };
         let mut text = format!(
             "interfaces = [{interfaces}]\nmode = \"{mode}\"\nmax_sources = {}\nstrays = {}\n\
-             late_grants = \"1m\"\n",
-            self.max_sources, self.strays
+             late_grants = \"1m\"\nkeys = \"{}\"\n",
+            self.max_sources,
+            self.strays,
+            self.keys.display()
         );
         for door in self.present() {
             let opens: Vec<_> = door.opens.iter().map(|one| format!("\"{one}\"")).collect();
@@ -130,6 +151,13 @@ impl Plan {
                 door.open_for.as_secs()
             );
         }
+        let Door { name, opens, open_for, .. } = &self.vault;
+        let _ = write!(
+            text,
+            "\n[[door]]\nname = \"{name}\"\nopens = [\"{}\"]\nmethod = \"sealed\"\nopen_for = \"{}s\"\n",
+            opens[0],
+            open_for.as_secs()
+        );
         text
     }
 }
@@ -180,9 +208,10 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn new() -> Self {
+    /// For an agent that looks for keys in the folder `keys`.
+    pub(crate) fn new(keys: PathBuf) -> Self {
         Self {
-            plan: Plan::new(),
+            plan: Plan::new(keys),
             grants: BTreeMap::new(),
             trial: None,
             confirmed: false,

@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::probe::OPEN_PORT;
 
 /// Ports with a service behind them.
-const SERVED: [u16; 7] = [22, 25, 80, 443, 2222, 51820, OPEN_PORT];
+const SERVED: [u16; 8] = [22, 25, 80, 443, 993, 2222, 51820, OPEN_PORT];
 /// How many addresses the client has besides its own, of each family.
 pub(crate) const ALIASES: u8 = 12;
 /// Lines of the log that are shown when something is wrong.

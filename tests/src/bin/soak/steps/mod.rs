@@ -5,6 +5,7 @@ mod links;
 mod lives;
 mod look;
 mod owner;
+mod sealed;
 mod table;
 
 use anyhow::Result;
@@ -19,11 +20,12 @@ pub(crate) struct Kind {
     work: fn(&mut Soak) -> Result<String>,
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind { weight: 8, name: "knock with xknock", work: Soak::knock_with_client },
     Kind { weight: 8, name: "knock with frames", work: Soak::knock_with_frames },
     Kind { weight: 4, name: "knock at the second interface", work: Soak::knock_at_second },
     Kind { weight: 6, name: "half a knock, then", work: Soak::half_a_knock },
+    Kind { weight: 8, name: "sealed knocks, and copies", work: Soak::knock_sealed },
     Kind { weight: 4, name: "flood", work: Soak::flood },
     Kind { weight: 4, name: "flood, meanwhile", work: Soak::flood_and_more },
     Kind { weight: 6, name: "kill", work: Soak::kill_and_restart },
