@@ -16,6 +16,9 @@ use crate::netns::run;
 /// A user and group that no host has. Whoever has no entry in `/etc/passwd` owns nothing.
 const USER: u32 = 64_999;
 
+/// The unit. A guest that runs the tests has no sources.
+const UNIT: &str = include_str!("../../packaging/systemd/xknockd.service");
+
 /// Where the unit is, in the sources.
 pub fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd/xknockd.service")
@@ -32,7 +35,7 @@ pub fn setting(key: &str) -> String {
 
 /// All that it says for `key`, in order.
 fn settings(key: &str) -> Vec<String> {
-    let text = fs::read_to_string(path()).expect("the unit").replace("\\\n", " ");
+    let text = UNIT.replace("\\\n", " ");
     let values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     values.map(str::to_owned).collect()
 }

@@ -23,6 +23,9 @@ const KERNEL: &str = "kernel";
 /// Its longest test program: on an emulated machine it takes most of the time.
 const END_TO_END: &str = "e2e";
 
+/// More tests at a time than the guest has processors: most of their time they wait.
+const THREADS: &str = "RUST_TEST_THREADS=3";
+
 /// What stands for the whole of [`END_TO_END`] on every change: each way that goes through a part
 /// of the kernel of its own.
 const ESSENTIAL: [&str; 10] = [
@@ -144,7 +147,7 @@ impl Programs {
             };
             let path = test.path.display();
             let environment =
-                format!("XKNOCK_TEST_PATIENCE={PATIENCE} XKNOCK_TEST_KERNEL={expected}");
+                format!("XKNOCK_TEST_PATIENCE={PATIENCE} XKNOCK_TEST_KERNEL={expected} {THREADS}");
             parts.push(Part {
                 name: format!("{} ({path})", test.source),
                 needs: match &*test.name {

@@ -11,8 +11,10 @@ use anyhow::{Context as _, bail};
 use crate::{command::output, packages};
 
 /// What init and the tests' shell lines use besides the packages that the tests name.
-const BASE: [&str; 12] = [
+const BASE: [&str; 13] = [
     "base-files",
+    // Root's shell, without which sshd lets nobody in.
+    "bash",
     "coreutils",
     "dash",
     "diffutils",

@@ -7,7 +7,7 @@ use std::process::Command;
 use knock_tests::agent::program;
 use knock_tests::keys::{Device, Keys};
 use knock_tests::netns::run;
-use knock_tests::process::Process;
+use knock_tests::process::{Process, seconds};
 use knock_tests::services::tcp_open;
 use knock_tests::{Host, Lab};
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ fn ssh_and_scp_just_work() {
         let (lab, folder) = (Lab::new(), TempDir::new().expect("a folder"));
         let _sshd = sshd(&lab.server, folder.path());
         let config = ssh_config(folder.path());
-        let keys = Keys::new("", &format!("{door}open_for = \"2s\"\n"));
+        let keys = Keys::new("", &format!("{door}open_for = \"{}\"\n", seconds(2)));
         let line = keys.key(&lab.server, &["add", "laptop", "--door", "ssh"]);
         let device = Device::new(&lab.client, &line, &lab.server.v4.to_string());
         let mut agent = keys.start(&lab.server);
@@ -64,7 +64,8 @@ fn ssh_and_scp_just_work() {
 
         // The session outlives the grant.
         let mut ssh = device.command(&lab.client, "ssh");
-        ssh.args(["-F", &config, "server", "sleep 3; echo in as $(id -un)"]);
+        let longer = format!("sleep {}; echo in as $(id -un)", seconds(3));
+        ssh.args(["-F", &config, "server", &longer]);
         assert_eq!(run(&mut ssh), "in as root\n");
         agent.await_closed(lab.client.v4, crate::SSH);
 
