@@ -2,6 +2,7 @@
 
 mod changes;
 mod replay;
+mod slots;
 mod ssh;
 
 use std::net::UdpSocket;
