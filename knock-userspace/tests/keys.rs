@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use knock_userspace::keys::{Folder, Key, KeyLine, Kind, Method};
+use knock_userspace::keyring::Numbers;
+use knock_userspace::keys::{Folder, Key, KeyId, KeyLine, Kind, Method};
+use knock_userspace::places::Places;
 use tempfile::TempDir;
 
 const CONFIG: &str = r#"
@@ -26,15 +28,34 @@ opens = ["tcp/80"]
 sequence = ["tcp/7000", "udp/8000", "tcp/4500"]
 "#;
 
-/// A host with a config.
-struct Host(TempDir);
+/// A host with a config, and an agent's instance of its own.
+struct Host(TempDir, String);
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(Places::of(&self.1).state);
+    }
+}
 
 impl Host {
     fn new() -> Self {
         let root = TempDir::new().expect("a folder");
         let keys = format!("keys = \"{}\"\n{CONFIG}", root.path().join("keys").display());
         fs::write(root.path().join("xknockd.toml"), keys).expect("a config");
-        Self(root)
+        let name = root.path().file_name().expect("a name").to_string_lossy().replace('.', "");
+        Self(root, format!("keys{name}"))
+    }
+
+    fn config(&self, change: impl Fn(&str) -> String) {
+        let path = self.0.path().join("xknockd.toml");
+        fs::write(&path, change(&fs::read_to_string(&path).expect("a config"))).expect("written");
+    }
+
+    /// The file of newest times as it is once a knock was made with this key.
+    fn knocked(&self, id: KeyId) {
+        let path = Places::of(&self.1).newest();
+        let (mut numbers, _) = Numbers::open(&path, 0);
+        numbers.set(id.number(), 1).expect("written");
     }
 
     fn folder(&self) -> Folder {
@@ -43,6 +64,8 @@ impl Host {
 
     fn key(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xknockd"));
+        // The newest times of this machine's own agent are none of ours.
+        command.env("XKNOCKD_INSTANCE", &self.1);
         command.arg("key").args(arguments).arg("--config").arg(self.0.path().join("xknockd.toml"));
         command.output().expect("xknockd runs")
     }
@@ -93,6 +116,7 @@ fn keys_are_listed_shown_rotated_and_removed() {
     let shown = host.succeed(&["show", "laptop"]);
     assert!(shown.contains("ssh:sealed:62201:seen:120:"), "no longer than the key: {shown}");
     let before = host.folder().read("laptop").unwrap().current.id;
+    host.knocked(before);
     let line = KeyLine::parse(&host.succeed(&["rotate", "laptop", "--grace", "1h"])).unwrap();
     let key = host.folder().read("laptop").unwrap();
     let ids: Vec<_> = key.parts(key.made).map(|part| part.id).collect();
@@ -105,11 +129,54 @@ fn keys_are_listed_shown_rotated_and_removed() {
     assert!(!host.succeed(&["list"]).contains("laptop"));
 }
 
+#[test]
+fn a_line_that_was_lost_can_be_drawn_again() {
+    let host = Host::new();
+    let line = |text: String| KeyLine::parse(&text).expect("a line");
+    let add = ["add", "laptop", "--door", "ssh", "--host", "server.example"];
+    let first = line(host.succeed(&add));
+    host.knocked(first.id);
+    host.succeed(&["rotate", "laptop", "--grace", "1h"]);
+    let again = line(host.succeed(&["rotate", "laptop", "--grace", "2h"]));
+    assert_eq!(again.host, "server.example", "as it was");
+    let ids = |host: &Host| {
+        let key = host.folder().read("laptop").unwrap();
+        key.parts(key.made).map(|part| part.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&host), [again.id, first.id], "what the device has still works");
+    host.knocked(again.id);
+    let third = line(host.succeed(&["rotate", "laptop", "--grace", "1h"]));
+    assert_eq!(ids(&host), [third.id, again.id]);
+    // What cannot be handed over has not happened.
+    let mut command = Command::new("sh");
+    let script = "exec \"$@\" > /dev/full";
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_xknockd"), "key"]);
+    command.env("XKNOCKD_INSTANCE", &host.1);
+    command.args(["rotate", "laptop", "--config"]).arg(host.0.path().join("xknockd.toml"));
+    let output = command.output().expect("sh runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("the key is as it was"), "{said}");
+    assert_eq!(ids(&host), [third.id, again.id]);
+}
+
+#[test]
+fn keys_that_the_config_has_left_behind_are_named() {
+    let host = Host::new();
+    host.succeed(&["add", "laptop", "--door", "ssh"]);
+    host.config(|text| text.replace("method = \"sealed\"", "method = \"sealed\"\nport = 62999"));
+    let said = host.fail(&["rotate", "laptop"]);
+    assert!(said.contains("UDP port 62999 now") && said.contains("add it anew"), "{said}");
+    let list = host.key(&["list"]);
+    assert!(list.status.success());
+    let said = String::from_utf8_lossy(&list.stderr);
+    assert!(said.contains("`laptop` opens nothing there: door `ssh`"), "{said}");
+}
+
 /// Nothing that a command prints, but the line of a new key, has any of its secret in it.
 #[test]
 fn secrets_are_printed_once() {
     let host = Host::new();
-    let line = host.succeed(&["add", "laptop", "--door", "ssh"]);
+    let line = host.succeed(&["add", "laptop", "--door", "ssh", "--host", "server.example"]);
     let secret = line.split("secret=").nth(1).unwrap()[..20].to_owned();
     let file = host.folder().file("laptop");
     for arguments in [&["list"][..], &["show", "laptop"]] {
@@ -120,7 +187,7 @@ fn secrets_are_printed_once() {
     // A damaged file is named, and none of it shown.
     fs::write(&file, text.replace("secret =", "secret")).unwrap();
     let said = host.fail(&["list"]);
-    assert!(said.contains("laptop.toml: line 10"), "{said}");
+    assert!(said.contains("laptop.toml: line 11"), "{said}");
     assert!(said.contains("1 of 1 key files") && !said.contains(&secret), "{said}");
 }
 
@@ -132,7 +199,7 @@ fn what_cannot_be_added_is_refused_with_what_to_do() {
         (&["add", "laptop", "--door", "old"], "method = \"sealed\""),
         (&["add", "laptop", "--door", "web", "--public"], "leave --public out"),
         (&["add", "../up", "--door", "ssh"], "cannot be the name of a key"),
-        (&["add", "laptop", "--door", "ssh", "--longest", "0s"], "1s or more"),
+        (&["add", "laptop", "--door", "ssh", "--host", "root@server"], "is no name of a host"),
         (&["rotate", "nobody"], "no key `nobody`"),
         (&["remove", "nobody"], "no key `nobody`"),
         (&["remove", "../xknockd"], "no key `../xknockd`"),

@@ -1,6 +1,6 @@
 //! Keys of devices: kept as their folder has them, and what knocks with them do.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::{Agent, AgentError, Sources, clock, start};
 use crate::compile::{Served, Way, taken};
 use crate::kernel::{Detector, KernelError, MAX_KEYS};
-use crate::keyring::{Admission, Denial, Keyring, Numbers, until_next_slot};
+use crate::keyring::{Admission, Denial, Keyring, Misfit, Numbers, misfits, until_next_slot};
 use crate::keys::{Action, Folder, Newest};
 use crate::places::Places;
 use crate::policy::{Method, Policy};
@@ -32,6 +32,8 @@ pub(super) struct Keys {
     reread: Option<Instant>,
     /// What was wrong with its files when it was read last.
     complaints: HashSet<String>,
+    /// What of the keys opens nothing beside the config.
+    misfits: BTreeSet<Misfit>,
     /// Whether the trie has sequences of keys.
     rolled_before: bool,
     /// Completed sequences of keys, judged, with the time that they waited.
@@ -49,6 +51,7 @@ impl Keys {
             window: policy.clock_window,
             reread: None,
             complaints: HashSet::new(),
+            misfits: BTreeSet::new(),
             rolled_before: false,
             rolled: Vec::new(),
             ends: BTreeMap::new(),
@@ -76,7 +79,28 @@ impl Keys {
         }
         keys.ring = Some(Keyring::new(Vec::new(), numbers, policy.clock_window));
         keys.read();
+        keys.look_for_misfits(policy);
         keys
+    }
+
+    /// Says of each door once that keys know it otherwise than `policy`.
+    pub(super) fn look_for_misfits(&mut self, policy: &Policy) {
+        let mut found = BTreeMap::new();
+        for key in self.ring.iter().flat_map(Keyring::keys) {
+            for misfit in misfits(key, policy) {
+                let (count, _) = found.entry(misfit).or_insert((0_usize, &key.name));
+                *count += 1;
+            }
+        }
+        for (misfit, (count, first)) in &found {
+            if !self.misfits.contains(misfit) {
+                warn!(
+                    problem = %misfit, keys = count, first = first.as_str(),
+                    "keys that open nothing there: remove them and add them anew"
+                );
+            }
+        }
+        self.misfits = found.into_keys().collect();
     }
 
     /// Whether these are the keys that `policy` asks for.
@@ -256,6 +280,7 @@ impl Agent {
     pub(super) fn renew_keys(&mut self, sources: &mut Sources) {
         if self.keys.reread.is_some_and(|at| at <= Instant::now()) {
             self.keys.read();
+            self.keys.look_for_misfits(&self.keeper.policy);
         }
         let begun = Instant::now();
         let result = self.try_renew_keys(sources);

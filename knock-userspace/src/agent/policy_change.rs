@@ -152,6 +152,8 @@ impl Agent {
         if let Some(keys) = other {
             self.keys = keys;
             sources.key_changes = Changes::of(&self.keeper.policy);
+        } else {
+            self.keys.look_for_misfits(&self.keeper.policy);
         }
         let applied = self.use_detector(next, &compiled, sources);
         if let Err(error) = applied.and_then(|()| Ok(self.keys.install(&mut self.detector)?)) {

@@ -15,12 +15,12 @@ const MOST: usize = 20;
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("cannot read the config {file}: {source}")]
+    #[error("cannot read the config {file}: {why}")]
     Unreadable {
         /// The file.
         file: String,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// It is larger than any sensible config.
     #[error("the config {file} is larger than {limit_mib} MiB")]

@@ -28,7 +28,7 @@ const MAX_SIZE: u64 = 64 << 20;
 /// If the file cannot be read, is too large or not UTF-8, or what [`parse`] refuses.
 pub fn load(path: &Path) -> Result<Policy, ConfigError> {
     let name = path.display().to_string();
-    let unreadable = |source| ConfigError::Unreadable { file: name.clone(), source };
+    let unreadable = |why| ConfigError::Unreadable { file: name.clone(), why };
     let file = fs::File::open(path).map_err(unreadable)?;
     let mut text = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut text).map_err(unreadable)?;

@@ -1,6 +1,7 @@
 //! The host's keys while the agent runs: which packets the kernel lets through, which
 //! sequences are alive, and what a knock with a key opens. Time comes from the caller.
 
+mod fit;
 mod numbers;
 
 use std::collections::{HashMap, HashSet};
@@ -11,6 +12,7 @@ use knock_common::sealed::{Gate, SealedEvent, key_id};
 use knock_common::sequence::{DoorId, Step};
 use sha2::{Digest as _, Sha256};
 
+pub use fit::{Misfit, has_knocked, misfits};
 pub use numbers::{Numbers, NumbersError};
 
 use crate::compile::Way;
@@ -194,6 +196,11 @@ impl Keyring {
             let time_ns = if number > LAST_SLOT { number } else { number * SLOT.as_nanos() as u64 };
             owners.contains(&owner) || time_ns > old
         });
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
     }
 
     /// How many keys there are.

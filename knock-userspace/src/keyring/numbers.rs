@@ -54,15 +54,7 @@ impl Numbers {
     /// Reads the file at `path`. If it is lost or damaged, it is made anew with the floor that
     /// `lost` gives, and what happened is returned too.
     pub fn open(path: &Path, lost: u64) -> (Self, Option<NumbersError>) {
-        let mut numbers = Self {
-            path: path.to_owned(),
-            file: None,
-            floor: lost,
-            records: HashMap::new(),
-            count: 0,
-            free: Vec::new(),
-            unsynced: false,
-        };
+        let mut numbers = Self::none(path, lost);
         let why = match numbers.read() {
             Ok(()) => return (numbers, None),
             Err(why) => why,
@@ -75,6 +67,28 @@ impl Numbers {
             return (numbers, Some(NumbersError::Io { path, source }));
         }
         (numbers, Some(why))
+    }
+
+    /// Reads the file at `path` and makes none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn look(path: &Path) -> Result<Self, NumbersError> {
+        let mut numbers = Self::none(path, 0);
+        numbers.read().map(|()| numbers)
+    }
+
+    fn none(path: &Path, floor: u64) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: None,
+            floor,
+            records: HashMap::new(),
+            count: 0,
+            free: Vec::new(),
+            unsynced: false,
+        }
     }
 
     /// Makes the file if it is not there, for a host that has no keys yet: nothing can have
@@ -142,6 +156,11 @@ impl Numbers {
     /// The number of `owner`, which is not 0.
     pub fn get(&self, owner: u64) -> u64 {
         self.records.get(&owner).map_or(self.floor, |(_, number)| *number)
+    }
+
+    /// Whether `owner` has a number of its own.
+    pub fn knows(&self, owner: u64) -> bool {
+        self.records.contains_key(&owner)
     }
 
     /// The number that all without a record have.

@@ -240,7 +240,7 @@ fn doors_say_which_addresses_they_take() {
 fn both_parts_of_a_rotated_key_knock_until_the_old_one_ends() {
     let (mut key, old) = key("laptop", Kind::Shared, &["ssh", "web"]);
     let now_s = NOW / SECOND;
-    let new = key.rotate(String::new(), now_s, now_s + 10).unwrap();
+    let new = key.rotate(now_s, now_s + 10, false).unwrap();
     let mut host = Host::new(&[&key]);
     assert_eq!(host.ring.gates(now_s).len(), 2);
     assert_eq!(host.ring.next_end(now_s), Some(now_s + 10));

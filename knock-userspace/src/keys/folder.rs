@@ -17,20 +17,20 @@ pub struct Folder(PathBuf);
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {why}", path.display())]
     Unreadable {
         /// The file or folder.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// It cannot be written or removed.
-    #[error("cannot change {}: {source}", path.display())]
+    #[error("cannot change {}: {why}", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// Others can read or change it.
     #[error(
@@ -57,12 +57,12 @@ pub enum FolderError {
         path: PathBuf,
     },
     /// Its text is no key.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {why}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: RecordError,
+        why: RecordError,
     },
     /// Two files hold the same key.
     #[error("{} holds the same key as {}: remove one of them", path.display(), other.display())]
@@ -83,6 +83,13 @@ pub enum FolderError {
         /// Where it was looked for.
         folder: PathBuf,
     },
+}
+
+impl FolderError {
+    /// Whether it is the folder at `path` itself that cannot be read.
+    pub fn is_about(&self, path: &Path) -> bool {
+        matches!(self, Self::Unreadable { path: found, .. } if found == path)
+    }
 }
 
 /// More than any key takes, in bytes.
@@ -116,14 +123,14 @@ impl Folder {
     /// Every key, by name, and what is wrong with the files that hold none. A folder that is
     /// not there holds no key.
     pub fn read_all(&self) -> (Vec<Key>, Vec<FolderError>) {
-        let unreadable = |source| FolderError::Unreadable { path: self.0.clone(), source };
+        let unreadable = |why| FolderError::Unreadable { path: self.0.clone(), why };
         let (mut keys, mut errors) = (Vec::new(), Vec::new());
         let mut paths: Vec<PathBuf> = match fs::read_dir(&self.0) {
             Ok(entries) => entries
                 .filter_map(|entry| match entry {
                     Ok(entry) => Some(entry.path()),
-                    Err(source) => {
-                        errors.push(unreadable(source));
+                    Err(why) => {
+                        errors.push(unreadable(why));
                         None
                     }
                 })
@@ -154,9 +161,7 @@ impl Folder {
     pub fn read(&self, name: &str) -> Result<Key, FolderError> {
         let path = self.file(name);
         match read(&path) {
-            Err(FolderError::Unreadable { source, .. })
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
+            Err(FolderError::Unreadable { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
                 Err(FolderError::Unknown { name: name.to_owned(), folder: self.0.clone() })
             }
             result => result,
@@ -180,7 +185,7 @@ fn read(path: &Path) -> Result<Key, FolderError> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(key_name);
     let name = name.ok_or_else(|| FolderError::Name { path: path.to_owned() })?;
     let text = read_secret(path)?;
-    Key::parse(name, &text).map_err(|source| FolderError::Damaged { path: path.to_owned(), source })
+    Key::parse(name, &text).map_err(|why| FolderError::Damaged { path: path.to_owned(), why })
 }
 
 /// The text of a file that only its owner can read.
@@ -189,7 +194,7 @@ fn read(path: &Path) -> Result<Key, FolderError> {
 ///
 /// If others can, or it is no such file.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FolderError> {
-    let unreadable = |source| FolderError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |why| FolderError::Unreadable { path: path.to_owned(), why };
     let file = open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() || metadata.len() > LARGEST {
@@ -287,7 +292,7 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !replace => {
                 Err(FolderError::Exists(key.name.clone()))
             }
-            Err(source) => Err(FolderError::Unwritable { path, source }),
+            Err(why) => Err(FolderError::Unwritable { path, why }),
         }
     }
 
@@ -298,11 +303,11 @@ impl Folder {
     /// If there is none.
     pub fn remove(&self, name: &str) -> Result<(), FolderError> {
         let path = self.file(name);
-        fs::remove_file(&path).map_err(|source| match source.kind() {
+        fs::remove_file(&path).map_err(|why| match why.kind() {
             io::ErrorKind::NotFound => {
                 FolderError::Unknown { name: name.to_owned(), folder: self.0.clone() }
             }
-            _ => FolderError::Unwritable { path, source },
+            _ => FolderError::Unwritable { path, why },
         })
     }
 }

@@ -7,13 +7,15 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::secret::{bytes_from_text, bytes_to_text};
-use super::{Credential, KeyDoor, KeyId, KeyLine, Kind, Secret, Verifier, draw};
+use super::{Credential, KeyDoor, KeyId, KeyLine, Kind, Secret, Verifier, draw, host_name};
 
 /// A key, as the host knows it.
 #[derive(Clone, Debug)]
 pub struct Key {
     /// Its name: that of the file.
     pub name: String,
+    /// Where devices find the host; empty if it was not said.
+    pub host: String,
     /// When it was made, in seconds since 1970.
     pub made: u64,
     /// When it ends, in seconds since 1970.
@@ -55,6 +57,7 @@ pub enum RecordError {
 #[serde(deny_unknown_fields)]
 struct RawKey {
     version: u32,
+    host: Option<String>,
     made: String,
     expires: Option<String>,
     longest: Option<String>,
@@ -94,33 +97,36 @@ impl Key {
     ) -> Result<(Self, KeyLine), getrandom::Error> {
         let (id, credential, verifier) = draw(kind)?;
         let current = Part { id, verifier };
-        let key = Self { name, made, expires, longest, doors, current, previous: None };
-        let line = key.line(host, credential);
+        let key = Self { name, host, made, expires, longest, doors, current, previous: None };
+        let line = key.line(credential);
         Ok((key, line))
     }
 
     /// Draws anew what the device has. What it had until now is good until `until`, in
-    /// seconds since 1970.
+    /// seconds since 1970. If that was `unused`, the line of the last time was lost, and what the
+    /// device had before stays good.
     ///
     /// # Errors
     ///
     /// If the operating system has no random bytes.
     pub fn rotate(
         &mut self,
-        host: String,
         now: u64,
         until: u64,
+        unused: bool,
     ) -> Result<KeyLine, getrandom::Error> {
         let (id, credential, verifier) = draw(self.kind())?;
         let old = std::mem::replace(&mut self.current, Part { id, verifier });
-        self.previous = (until > now).then_some((old, until));
+        let before = self.previous.take().filter(|(_, end)| unused && *end > now);
+        let kept = before.map_or((old, until), |(part, end)| (part, end.max(until)));
+        self.previous = (until > now).then_some(kept);
         self.made = now;
-        Ok(self.line(host, credential))
+        Ok(self.line(credential))
     }
 
-    fn line(&self, host: String, credential: Credential) -> KeyLine {
+    fn line(&self, credential: Credential) -> KeyLine {
         KeyLine {
-            host,
+            host: self.host.clone(),
             name: self.name.clone(),
             id: self.current.id,
             credential,
@@ -152,7 +158,7 @@ impl Key {
 
     /// The text of its file.
     pub fn to_text(&self) -> Zeroizing<String> {
-        let Self { name, made, expires, longest, doors, current, previous } = self;
+        let Self { name, host, made, expires, longest, doors, current, previous } = self;
         let mut text = Zeroizing::new(String::with_capacity(8192));
         let mut put = |line: std::fmt::Arguments<'_>| {
             let written = writeln!(text, "{line}");
@@ -160,6 +166,9 @@ impl Key {
         };
         put(format_args!("# The key `{name}` of xknock. Keep it readable for its owner only."));
         put(format_args!("version = {}\nmade = \"{}\"", Self::VERSION, time_to_text(*made)));
+        if !host.is_empty() {
+            put(format_args!("host = \"{host}\""));
+        }
         if let Some(expires) = expires {
             put(format_args!("expires = \"{}\"", time_to_text(*expires)));
         }
@@ -216,8 +225,10 @@ impl Key {
         if raw.key.until.is_some() {
             return Err(RecordError::Value("until"));
         }
+        let host = raw.host.unwrap_or_default();
         Ok(Self {
             name: name.to_owned(),
+            host: host_name(&host).ok_or(RecordError::Value("host"))?.to_owned(),
             made: time_from_text(&raw.made).ok_or(RecordError::Value("made"))?,
             expires: match raw.expires {
                 None => None,
@@ -297,7 +308,7 @@ mod tests {
     fn a_written_key_reads_back_even_rotated() {
         for kind in [Kind::Shared, Kind::Public] {
             let mut key = key(kind);
-            key.rotate("host".into(), NOW + 1, NOW + 5).unwrap();
+            key.rotate(NOW + 1, NOW + 5, false).unwrap();
             let text = key.to_text();
             let read = Key::parse("laptop", &text).unwrap();
             assert_eq!(*read.to_text(), *text);
@@ -313,7 +324,7 @@ mod tests {
     fn both_parts_of_a_rotated_key_work_until_the_old_one_ends() {
         let mut key = key(Kind::Shared);
         let old = key.current.id;
-        key.rotate("host".into(), NOW, NOW + 5).unwrap();
+        key.rotate(NOW, NOW + 5, false).unwrap();
         let new = key.current.id;
         assert_ne!(old, new);
         let ids = |now| key.parts(now).map(|part| part.id).collect::<Vec<_>>();
@@ -331,7 +342,7 @@ mod tests {
             (text.replace("secret = \"", "secret = \"A"), "`secret`"),
             (text.replace("secret =", "server ="), "`secret`"),
             (text.replace("id = \"", "id = \"0"), "`id`"),
-            (text.replace("doors = [", "door = ["), "line 6"),
+            (text.replace("doors = [", "door = ["), "line 7"),
             (text.replace("sealed:62201", "sealed:0"), "`doors`"),
             (text.replace("longest = \"10m\"", "longest = \"soon\""), "`longest`"),
             (text.replace("secret = \"", "secret = ["), "line"),

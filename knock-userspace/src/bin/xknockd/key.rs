@@ -1,7 +1,7 @@
 //! `xknockd key`.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, stdout};
+use std::io::{IsTerminal as _, Write as _, stdout};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use knock_common::sequence::Step;
-use knock_userspace::keyring::Numbers;
+use knock_userspace::keyring::{Numbers, has_knocked, misfits};
 use knock_userspace::keys::{
     self, Folder, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name, no_core_dumps,
     time_to_text,
@@ -49,9 +49,12 @@ pub(crate) enum KeyCommand {
         /// How long the old one still works; 0s ends it at once.
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         grace: Duration,
-        /// Where devices find this host.
+        /// Where devices find this host; as before if it is not said.
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
+        /// Ends the key after this time, in place of when it was to end.
+        #[arg(long, value_name = "TIME", value_parser = lasting)]
+        expires: Option<Duration>,
         #[command(flatten)]
         place: Place,
     },
@@ -78,10 +81,10 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
     /// Ends the key after this time.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = lasting)]
     expires: Option<Duration>,
     /// The longest time that this key opens a door for.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = lasting)]
     longest: Option<Duration>,
     /// A key pair: nobody can knock with the files of this host. For sealed doors only.
     #[arg(long)]
@@ -94,7 +97,7 @@ pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
     no_core_dumps();
     match command {
         KeyCommand::Add(args) => add(places, args),
-        KeyCommand::List(place) => list(&place.folder()?),
+        KeyCommand::List(place) => list(&place),
         KeyCommand::Show { name, place } => show(&place.folder()?.read(&name)?),
         KeyCommand::Remove { name, place } => {
             ensure!(key_name(&name).is_some(), "there is no key `{name}`");
@@ -102,17 +105,61 @@ pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
             println!("Removed the key `{name}`.");
             Ok(())
         }
-        KeyCommand::Rotate { name, grace, host, place } => {
-            ensure!(key_name(&name).is_some(), "there is no key `{name}`");
-            let folder = place.folder()?;
-            let mut key = folder.read(&name)?;
-            let now = now();
-            let line = key.rotate(host_name(host), now, now.saturating_add(grace.as_secs()))?;
-            folder.write(&key, true)?;
-            hand_over(&line);
-            Ok(())
+        KeyCommand::Rotate { name, grace, host, expires, place } => {
+            rotate(places, &name, grace, host, expires, &place)
         }
     }
+}
+
+fn rotate(
+    places: &Places,
+    name: &str,
+    grace: Duration,
+    host: Option<String>,
+    expires: Option<Duration>,
+    place: &Place,
+) -> Result<()> {
+    ensure!(key_name(name).is_some(), "there is no key `{name}`");
+    let folder = place.folder()?;
+    let before = folder.read(name)?;
+    if let Some(misfit) =
+        place.policy()?.and_then(|policy| misfits(&before, &policy).into_iter().next())
+    {
+        bail!(
+            "{misfit}, so a new line would open nothing: `xknockd key remove {name}`, and add it \
+             anew"
+        );
+    }
+    let mut key = before.clone();
+    let now = now();
+    if let Some(expires) = expires {
+        key.expires = Some(now.saturating_add(expires.as_secs()));
+    }
+    ensure!(
+        !key.has_expired(now),
+        "the key `{name}` has ended: say with --expires until when the new line is good"
+    );
+    key.host = host_name(host, before.host.clone())?;
+    // If that cannot be told, what was handed out last is what the device has.
+    let numbers = Numbers::look(&places.newest()).ok();
+    let unused =
+        numbers.is_some_and(|numbers| !has_knocked(&numbers, &before.current, &before.doors));
+    let line = key.rotate(now, now.saturating_add(grace.as_secs()), unused)?;
+    folder.write(&key, true)?;
+    if let Err(error) = hand_over(&line) {
+        folder.write(&before, true)?;
+        bail!("the line cannot be printed ({error}); the key is as it was");
+    }
+    if let Some((part, until)) = &key.previous
+        && part.id != before.current.id
+    {
+        eprintln!(
+            "Nobody ever knocked with the line of the last time, so that one is void now, and what \
+             the device had before works until {}.",
+            time_to_text(*until)
+        );
+    }
+    Ok(())
 }
 
 impl Place {
@@ -135,7 +182,6 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
         key_name(&name).is_some(),
         "`{name}` cannot be the name of a key: use 1 to 64 letters, digits, `_`, `.` and `-`"
     );
-    ensure!(longest.is_none_or(|longest| longest.as_secs() > 0), "--longest: give 1s or more");
     let Some(policy) = place.policy()? else {
         bail!("there is no config: write {}, with a door of method \"sealed\"", policy::DEFAULT);
     };
@@ -146,7 +192,8 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     let doors = doors.collect::<Result<Vec<_>>>()?;
     let now = now();
     let expires = expires.map(|expires| now.saturating_add(expires.as_secs()));
-    let (key, line) = Key::draw(name, host_name(host), kind, doors, now, expires, longest)?;
+    let host = host_name(host, String::new())?;
+    let (key, line) = Key::draw(name, host, kind, doors, now, expires, longest)?;
     let folder = Folder::new(place.keys.unwrap_or(policy.keys));
     if folder.is_empty() {
         // Before the first key there is nothing that could have been lost. Should this fail,
@@ -154,7 +201,10 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
         let _ = Numbers::found(&places.newest());
     }
     folder.write(&key, false)?;
-    hand_over(&line);
+    if let Err(error) = hand_over(&line) {
+        folder.remove(&key.name)?;
+        bail!("the line cannot be printed ({error}), so there is no such key");
+    }
     Ok(())
 }
 
@@ -213,12 +263,13 @@ fn used_ports(policy: &Policy) -> BTreeSet<u16> {
 }
 
 /// Prints the line, alone on standard output, so that it can be piped to where it belongs.
-fn hand_over(line: &KeyLine) {
+fn hand_over(line: &KeyLine) -> std::io::Result<()> {
     let text = line.to_text();
-    println!("{}", *text);
-    if stdout().is_terminal() {
+    let mut out = stdout();
+    writeln!(out, "{}", *text)?;
+    if out.is_terminal() {
         if let Ok(code) = QrCode::with_error_correction_level(text.as_bytes(), EcLevel::L) {
-            println!("{}", code.render::<unicode::Dense1x2>().build());
+            writeln!(out, "{}", code.render::<unicode::Dense1x2>().build())?;
         }
         eprintln!(
             "On the device: `xknock import`, and paste the line. It is shown only now; whoever \
@@ -228,10 +279,19 @@ fn hand_over(line: &KeyLine) {
     if line.host.is_empty() {
         eprintln!("This host knows no full name of its own: add --host NAME to the import.");
     }
+    out.flush()
 }
 
-fn list(folder: &Folder) -> Result<()> {
-    let (keys, errors) = folder.read_all();
+fn list(place: &Place) -> Result<()> {
+    let policy = place.policy()?;
+    let folder = place.folder()?;
+    if policy.is_none() && place.keys.is_none() {
+        eprintln!("There is no config; this is the folder {}.", folder.path().display());
+    }
+    let (keys, mut errors) = folder.read_all();
+    if let Some(at) = errors.iter().position(|error| error.is_about(folder.path())) {
+        return Err(errors.swap_remove(at).into());
+    }
     let now = now();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -248,6 +308,11 @@ fn list(folder: &Folder) -> Result<()> {
         ]);
     }
     println!("{}", table.trim_fmt());
+    for (key, policy) in keys.iter().zip(std::iter::repeat(&policy)) {
+        for misfit in policy.iter().flat_map(|policy| misfits(key, policy)) {
+            eprintln!("xknockd: `{}` opens nothing there: {misfit}", key.name);
+        }
+    }
     for error in &errors {
         eprintln!("xknockd: {error}");
     }
@@ -299,8 +364,23 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Where devices find this host: what the user says, or its full name.
-fn host_name(named: Option<String>) -> String {
+/// Where devices find this host: what the user says, or `known`, or its full name.
+fn host_name(named: Option<String>, known: String) -> Result<String> {
+    if let Some(named) = &named {
+        ensure!(
+            keys::host_name(named).is_some(),
+            "`{named}` is no name of a host: leave out users and ports; for other alphabets, use \
+             the form that begins with xn--"
+        );
+    }
     let own = || nix::unistd::gethostname().ok()?.into_string().ok();
-    named.or_else(|| own().filter(|name| name.contains('.'))).unwrap_or_default()
+    let own = || own().filter(|name| name.contains('.') && keys::host_name(name).is_some());
+    let known = Some(known).filter(|known| !known.is_empty());
+    Ok(named.or(known).or_else(own).unwrap_or_default())
+}
+
+/// A time of one second or more.
+fn lasting(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.as_secs() == 0 { Err("give 1s or more".to_owned()) } else { Ok(time) }
 }

@@ -96,3 +96,15 @@ fn ten_thousand_keys() {
     device.knock(&site.lab.client, &["server", "--door", "web"]);
     agent.await_opened(site.lab.client.v4, "tcp/443");
 }
+
+#[test]
+fn keys_that_a_reload_leaves_behind_are_named() {
+    let site = Site::new(SEALED);
+    site.add("laptop", &[]);
+    let mut agent = site.start();
+    site.keys.set_config("", &format!("{SEALED}port = 62999\n"));
+    crate::verb(&site.lab.server, &["reload"]);
+    let left = agent.await_message("keys that open nothing there");
+    assert!(left["problem"].as_str().unwrap_or_default().contains("UDP port 62999 now"), "{left}");
+    assert_eq!((&left["keys"], &left["first"]), (&1.into(), &"laptop".into()));
+}
