@@ -83,6 +83,14 @@ pub(super) fn boot(
     })
 }
 
+/// Whether the guest died of a breakpoint of its own. The kernel patches its code, such as what
+/// leads packets to XDP programs, by way of an `int3` (`text_poke_bp`), and has an answer to it only
+/// while it does; emulated on several threads, a CPU has been seen to run one that was gone already.
+pub(super) fn tripped(console: &Path) -> bool {
+    let bytes = fs::read(console).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).lines().any(|line| line.contains("] Oops: int3: "))
+}
+
 /// The last lines of a console.
 pub(super) fn end_of(console: &Path) -> String {
     let bytes = fs::read(console).unwrap_or_default();
@@ -198,6 +206,20 @@ mod tests {
         assert!(said.to_string().contains("hangs"), "{said}");
         let said = shell("exit 3").listen(LONG, LONG, |_| {}).unwrap_err();
         assert!(said.to_string().contains('3'), "{said}");
+    }
+
+    #[test]
+    fn a_breakpoint_that_nobody_answers_is_the_emulators() {
+        let folder = tempfile::tempdir().unwrap();
+        let console = console_of(folder.path(), 1);
+        for (said, expected) in [
+            ("", false),
+            ("[  265.098972] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n", true),
+            ("[    5.000000] Oops: general protection fault\r\n", false),
+        ] {
+            fs::write(&console, said).unwrap();
+            assert_eq!(tripped(&console), expected, "{said}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ const KERNEL: &str = "kernel";
 const END_TO_END: &str = "e2e";
 
 /// More tests at a time than the guest has processors: most of their time they wait.
-const THREADS: &str = "RUST_TEST_THREADS=3";
+const THREADS: &str = "RUST_TEST_THREADS=5";
 
 /// What stands for the whole of [`END_TO_END`] on every change: each way that goes through a part
 /// of the kernel of its own.
