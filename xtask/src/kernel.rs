@@ -59,7 +59,7 @@ pub(crate) fn test(
     for kernel in kernels {
         rows.push(Row::of(kernel, &programs, selection, totals));
     }
-    println!("\n{:<8} {:<26} {:<13} {:>8}  verifier", "kernel", "package", "result", "seconds");
+    println!("\n{:<8} {:<26} {:<12} {:>8}  verifier", "kernel", "package", "result", "seconds");
     rows.iter().for_each(Row::print);
     let failed: Vec<_> =
         rows.iter().filter(|row| row.result.is_err()).map(|row| row.kernel.version).collect();
@@ -76,8 +76,6 @@ struct Row<'a> {
     result: anyhow::Result<()>,
     /// Why some of it could not run.
     skipped: Option<String>,
-    /// Whether it was booted a second time.
-    again: bool,
     /// What the agent said of the verifier.
     verifier: String,
     took: Duration,
@@ -97,7 +95,6 @@ impl<'a> Row<'a> {
             package: String::new(),
             result: Ok(()),
             skipped: None,
-            again: false,
             verifier: String::new(),
             took: Duration::ZERO,
         };
@@ -123,36 +120,11 @@ impl<'a> Row<'a> {
         let run = std::process::id();
         let initramfs = folder.join(format!("initramfs.{run}"));
         tree(&unpacked, programs, &parts)?.write(&initramfs)?;
-        let guest = Guest {
-            acceleration: Acceleration::probe(&unpacked.image),
-            unpacked,
-            initramfs: &initramfs,
-            console: &machine::console_of(&folder, run),
-        };
-        let before = *totals;
-        let mut result = self.boot(&guest, &parts, totals);
-        if result.is_err() && guest.emulator_tripped() {
-            println!("the emulator ran code that had been replaced; booting once more");
-            *totals = before;
-            self.again = true;
-            result = self.boot(&guest, &parts, totals);
-        }
-        // It is large, and not needed again.
-        fs::remove_file(&initramfs).context("the archive cannot be removed")?;
-        result
-    }
-
-    /// Boots the guest once and goes through its plan.
-    fn boot(
-        &mut self,
-        guest: &Guest<'_>,
-        parts: &[Part],
-        totals: &mut Totals,
-    ) -> anyhow::Result<()> {
-        let Guest { acceleration, unpacked, initramfs, console } = guest;
+        let acceleration = Acceleration::probe(&unpacked.image);
+        let console = machine::console_of(&folder, run);
         let mut outcome = Outcome::default();
         let mut wrong_release = None;
-        let ended = machine::boot(*acceleration, &unpacked.image, initramfs, console, |text| {
+        let ended = machine::boot(acceleration, &unpacked.image, &initramfs, &console, |text| {
             let line = Line::parse(text);
             outcome.note(&line);
             match line {
@@ -172,6 +144,8 @@ impl<'a> Row<'a> {
                 }
             }
         });
+        // It is large, and not needed again.
+        fs::remove_file(&initramfs).context("the archive cannot be removed")?;
         ended?;
         if let Some(release) = wrong_release {
             bail!("it booted {release} in place of {}", unpacked.release);
@@ -179,10 +153,10 @@ impl<'a> Row<'a> {
         if !outcome.done() {
             bail!(
                 "the guest ended before its plan did; the end of its console:\n{}",
-                machine::end_of(console)
+                machine::end_of(&console)
             );
         }
-        for part in parts {
+        for part in &parts {
             if let Some(why) = outcome.skipped(&part.name) {
                 totals.skip(part.tests);
                 self.skipped = Some(why.to_owned());
@@ -192,34 +166,19 @@ impl<'a> Row<'a> {
         if !failed.is_empty() {
             bail!("failed: {}", failed.join(", "));
         }
-        fs::remove_file(console).context("the console's log cannot be removed")
+        fs::remove_file(&console).context("the console's log cannot be removed")
     }
 
     fn print(&self) {
         let result = match (&self.result, &self.skipped, self.kernel.expect) {
             (Err(_), ..) => "FAILED",
             (Ok(()), Some(_), _) => "skipped",
-            (Ok(()), None, Expect::Green) if self.again => "ok (2nd boot)",
             (Ok(()), None, Expect::Green) => "ok",
             (Ok(()), None, Expect::Refusal) => "ok (refused)",
         };
         let (version, package, took) = (self.kernel.version, &self.package, self.took.as_secs());
         let notes = self.skipped.as_ref().unwrap_or(&self.verifier);
-        println!("{version:<8} {package:<26} {result:<13} {took:>8}  {notes}");
-    }
-}
-
-/// What is booted, and where its console goes.
-struct Guest<'a> {
-    acceleration: Acceleration,
-    unpacked: Unpacked,
-    initramfs: &'a Path,
-    console: &'a Path,
-}
-
-impl Guest<'_> {
-    fn emulator_tripped(&self) -> bool {
-        self.acceleration == Acceleration::Tcg && machine::tripped(self.console)
+        println!("{version:<8} {package:<26} {result:<12} {took:>8}  {notes}");
     }
 }
 

@@ -30,7 +30,10 @@ const CONSOLE_LINES: usize = 40;
 pub(super) enum Acceleration {
     /// The processor.
     Kvm,
-    /// An emulator, one thread for each of the guest's processors.
+    /// An emulator, which lets the guest's processors take turns. On a thread for each, they ran
+    /// code that another one had just replaced: the kernel patches what leads packets to XDP
+    /// programs by way of breakpoints, and died of one that was gone (`Oops: int3`), on 6.12 and
+    /// 7.2 in most runs.
     Tcg,
 }
 
@@ -38,7 +41,7 @@ impl Acceleration {
     const fn words(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Tcg => ["-accel", "tcg,thread=single", "-cpu", "max"],
         }
     }
 
@@ -81,14 +84,6 @@ pub(super) fn boot(
     guest.listen(WHOLE_RUN, SILENCE, line).with_context(|| {
         format!("the end of its console ({}):\n{}", console.display(), end_of(console))
     })
-}
-
-/// Whether the guest died of a breakpoint of its own. The kernel patches its code, such as what
-/// leads packets to XDP programs, by way of an `int3` (`text_poke_bp`), and has an answer to it only
-/// while it does; emulated on several threads, a CPU has been seen to run one that was gone already.
-pub(super) fn tripped(console: &Path) -> bool {
-    let bytes = fs::read(console).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).lines().any(|line| line.contains("] Oops: int3: "))
 }
 
 /// The last lines of a console.
@@ -206,20 +201,6 @@ mod tests {
         assert!(said.to_string().contains("hangs"), "{said}");
         let said = shell("exit 3").listen(LONG, LONG, |_| {}).unwrap_err();
         assert!(said.to_string().contains('3'), "{said}");
-    }
-
-    #[test]
-    fn a_breakpoint_that_nobody_answers_is_the_emulators() {
-        let folder = tempfile::tempdir().unwrap();
-        let console = console_of(folder.path(), 1);
-        for (said, expected) in [
-            ("", false),
-            ("[  265.098972] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n", true),
-            ("[    5.000000] Oops: general protection fault\r\n", false),
-        ] {
-            fs::write(&console, said).unwrap();
-            assert_eq!(tripped(&console), expected, "{said}");
-        }
     }
 
     #[test]
