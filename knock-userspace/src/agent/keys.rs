@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use inotify::{EventStream, Inotify, WatchMask};
+use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use knock_common::event::Event;
 use knock_common::sealed::{Clock, SealedEvent};
 use tracing::{debug, error, info, warn};
@@ -15,7 +15,7 @@ use super::{Agent, AgentError, Sources, clock, start};
 use crate::compile::{Served, Way, taken};
 use crate::kernel::{Detector, KernelError, MAX_KEYS};
 use crate::keyring::{Admission, Denial, Keyring, Misfit, Numbers, misfits, until_next_slot};
-use crate::keys::{Action, Folder, Newest};
+use crate::keys::{Action, Folder, Newest, create_private};
 use crate::places::Places;
 use crate::policy::{Method, Policy};
 
@@ -36,6 +36,10 @@ pub(super) struct Keys {
     misfits: BTreeSet<Misfit>,
     /// Whether the trie has sequences of keys.
     rolled_before: bool,
+    /// Whether this process found that the file of newest times was lost.
+    lost: bool,
+    /// The newest time that was too far ahead when that was last told.
+    told_ahead: Option<u64>,
     /// Completed sequences of keys, judged, with the time that they waited.
     rolled: Vec<(Duration, IpAddr, Result<Admission, Denial>)>,
     /// How knocks with keys ended.
@@ -53,6 +57,8 @@ impl Keys {
             complaints: HashSet::new(),
             misfits: BTreeSet::new(),
             rolled_before: false,
+            lost: false,
+            told_ahead: None,
             rolled: Vec::new(),
             ends: BTreeMap::new(),
         };
@@ -61,7 +67,7 @@ impl Keys {
             let _ = std::fs::DirBuilder::new().recursive(true).create(&places.state);
             return keys;
         }
-        if let Err(error) = std::fs::DirBuilder::new().recursive(true).create(&keys.folder) {
+        if let Err(error) = create_private(&keys.folder) {
             warn!(%error, folder = %keys.folder.display(), "the folder of keys is not there");
         }
         if Folder::new(&keys.folder).is_empty() {
@@ -71,6 +77,7 @@ impl Keys {
         let lost = Newest::lost(clock::wall_ns(), policy.clock_window).0;
         let (numbers, problem) = Numbers::open(&places.newest(), lost);
         if let Some(problem) = problem {
+            keys.lost = true;
             let window = humantime::format_duration(policy.clock_window);
             warn!(
                 %problem,
@@ -124,7 +131,7 @@ impl Keys {
     }
 
     /// Reads all key files. What is wrong with one is said once.
-    fn read(&mut self) {
+    pub(super) fn read(&mut self) {
         self.reread = None;
         let Some(ring) = &mut self.ring else { return };
         let (mut keys, errors) = Folder::new(&self.folder).read_all();
@@ -152,7 +159,40 @@ impl Keys {
     /// The sequences that are alive.
     pub(super) fn ways(&mut self, policy: &Policy, served: &Served) -> Vec<Way> {
         let Some(ring) = &mut self.ring else { return Vec::new() };
-        ring.ways(policy, &taken(policy, served), clock::wall_ns())
+        let ways = ring.ways(policy, &taken(policy, served), clock::wall_ns());
+        self.rolled_before = !ways.is_empty();
+        ways
+    }
+
+    /// The detector has not become what the sequences were computed for.
+    pub(super) fn compute_again(&mut self) {
+        self.rolled_before = true;
+        self.reread = Some(Instant::now());
+    }
+
+    /// The wall clock was set, or the host has slept.
+    fn clock_was_set(&mut self) {
+        if self.lost
+            && let Some(ring) = &mut self.ring
+        {
+            ring.lost_until(clock::wall_ns());
+        }
+    }
+
+    /// Says that a key cannot knock for long, because it was used in what is the future now.
+    fn tell_if_ahead(&mut self) {
+        let ahead = self.ring.as_ref().and_then(|ring| ring.ahead(clock::wall_ns()));
+        if let Some(newest_ns) = ahead
+            && self.told_ahead != ahead
+        {
+            let until = crate::keys::time_to_text(newest_ns / 1_000_000_000);
+            error!(
+                until,
+                "keys count as used up to a time that is far ahead, so the clock was wrong then or is \
+                 now: docs/operations.md says what to do"
+            );
+        }
+        self.told_ahead = ahead;
     }
 
     /// Lets the kernel know what it must, and learns what it knows better.
@@ -162,6 +202,7 @@ impl Keys {
     /// If a map cannot be read or written.
     pub(super) fn install(&mut self, detector: &mut Detector) -> Result<(), KernelError> {
         set_clock(detector, self.window)?;
+        self.tell_if_ahead();
         let held = detector.gates()?;
         let Some(ring) = &mut self.ring else {
             return held.keys().try_for_each(|id| detector.remove_gate(*id));
@@ -186,7 +227,9 @@ impl Keys {
         let ring = self.ring.as_ref()?;
         let now_ns = clock::wall_ns();
         let end = ring.next_end(now_ns / 1_000_000_000);
-        let end = end.map(|end| Duration::from_nanos((end * 1_000_000_000).saturating_sub(now_ns)));
+        let end = end.map(|end| {
+            Duration::from_nanos(end.saturating_mul(1_000_000_000).saturating_sub(now_ns))
+        });
         let slot = ring.rolls(policy).then(|| until_next_slot(now_ns));
         let reread = self.reread.map(|at| at.saturating_duration_since(Instant::now()));
         [end, slot, reread].into_iter().flatten().min()
@@ -227,26 +270,43 @@ fn waited(time_ns: u64) -> Duration {
 }
 
 /// Hears of changes in the folder of keys.
-pub(super) struct Changes(Option<EventStream<[u8; 4096]>>);
+pub(super) struct Changes {
+    folder: PathBuf,
+    stream: Option<EventStream<[u8; 4096]>>,
+}
 
 impl Changes {
+    /// Listens from now on; the keys are to be read after that.
     pub(super) fn of(policy: &Policy) -> Self {
-        if !wanted(policy) {
-            return Self(None);
+        let mut changes = Self { folder: policy.keys.clone(), stream: None };
+        if wanted(policy) {
+            // What cannot be made is told when the keys are read.
+            let _ = create_private(&changes.folder);
+            changes.listen();
         }
-        let stream = watch(&policy.keys);
+        changes
+    }
+
+    fn listen(&mut self) {
+        let stream = watch(&self.folder);
         if let Err(error) = &stream {
             warn!(%error, "changed keys are not seen until the agent is told to reload");
         }
-        Self(stream.ok())
+        self.stream = stream.ok();
     }
 
     /// Waits until a file of a key has changed; for ever if nothing can be heard.
     pub(super) async fn next(&mut self) {
         loop {
-            let Some(stream) = &mut self.0 else { return std::future::pending().await };
+            let Some(stream) = &mut self.stream else { return std::future::pending().await };
             match stream.next().await {
                 Some(Ok(event)) => {
+                    let gone = EventMask::MOVE_SELF | EventMask::DELETE_SELF | EventMask::IGNORED;
+                    if event.mask.intersects(gone) {
+                        // Another folder may be in its place by now.
+                        self.listen();
+                        return;
+                    }
                     let name = event.name.as_deref().map(Path::new);
                     // Without a name, it is the folder itself, or too much has happened.
                     if name.is_none_or(|name| name.extension().is_some_and(|e| e == "toml")) {
@@ -255,9 +315,9 @@ impl Changes {
                 }
                 Some(Err(error)) => {
                     warn!(%error, "changed keys are not seen any more");
-                    self.0 = None;
+                    self.stream = None;
                 }
-                None => self.0 = None,
+                None => self.stream = None,
             }
         }
     }
@@ -266,6 +326,7 @@ impl Changes {
 fn watch(folder: &Path) -> std::io::Result<EventStream<[u8; 4096]>> {
     let inotify = Inotify::init()?;
     let changes = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ATTRIB;
+    let changes = changes | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF;
     inotify.watches().add(folder, changes)?;
     inotify.into_event_stream([0; 4096])
 }
@@ -274,6 +335,12 @@ impl Agent {
     /// A file of a key has changed; more may follow at once.
     pub(super) fn keys_changed(&mut self) {
         self.keys.reread = Some(Instant::now() + TOGETHER);
+    }
+
+    /// The wall clock was set, or the host has slept.
+    pub(super) fn renew_keys_after_jump(&mut self, sources: &mut Sources) {
+        self.keys.clock_was_set();
+        self.renew_keys(sources);
     }
 
     /// A slot has begun, a key has ended, or files have changed.
@@ -291,6 +358,8 @@ impl Agent {
     }
 
     fn try_renew_keys(&mut self, sources: &mut Sources) -> Result<(), AgentError> {
+        // Whatever becomes of sequences: a key that is gone opens nothing.
+        self.keys.install(&mut self.detector)?;
         let policy = &self.keeper.policy;
         let rolls = self.keys.rolls(policy);
         // Once more after the last key that rolls has gone.
@@ -304,9 +373,7 @@ impl Agent {
             self.state = state;
             let next = self.next_detector(&compiled, settings)?;
             self.use_detector(next, &compiled, sources)?;
-            self.keys.rolled_before = rolls;
         }
-        self.keys.install(&mut self.detector)?;
         Ok(())
     }
 

@@ -107,12 +107,13 @@ pub async fn run(
         interfaces,
         keeper,
         keys,
+        key_changes,
         state,
         pins,
         trial,
         ..
     } = started;
-    let Ends { events, sealed, key_changes, trace, control, inbox } = ends;
+    let Ends { events, sealed, trace, control, inbox } = ends;
     info!(
         interfaces = keeper.policy.interfaces.join(","),
         mode = %keeper.policy.mode,
@@ -153,7 +154,6 @@ pub async fn run(
 struct Ends {
     events: Events,
     sealed: SealedEvents,
-    key_changes: Changes,
     trace: Option<Trace>,
     control: control::Server,
     inbox: control::Inbox,
@@ -163,12 +163,11 @@ fn open_ends(started: &mut Started, options: &Options) -> Result<Ends, AgentErro
     let Started { detector, keeper, .. } = started;
     let events = detector.events()?;
     let sealed = detector.sealed()?;
-    let key_changes = Changes::of(&keeper.policy);
     let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
     let (outbox, inbox) = mpsc::channel(REQUESTS);
     let control = control::serve(&options.places.socket(), outbox)?;
     confine::confine(options, &keeper.policy)?;
-    Ok(Ends { events, sealed, key_changes, trace, control, inbox })
+    Ok(Ends { events, sealed, trace, control, inbox })
 }
 
 /// Undoes a start.
@@ -242,6 +241,8 @@ enum Happened {
 impl Agent {
     async fn serve(&mut self, mut sources: Sources) -> Result<(), AgentError> {
         let mut jumps = Jumps::open()?;
+        // The clock may have been set since the detector was told the time.
+        self.keys.install(&mut self.detector)?;
         loop {
             let full = self.keeper.pending.len() >= WAITING;
             let until = |end: Duration| end.saturating_sub(clock::since_boot());
@@ -291,7 +292,7 @@ impl Agent {
                 Happened::Call(call) => self.answer(call, &mut sources).await,
                 Happened::Jumped => {
                     self.after_jump().await;
-                    self.renew_keys(&mut sources);
+                    self.renew_keys_after_jump(&mut sources);
                 }
                 Happened::Sealed(event) => self.take_sealed(*event).await,
                 Happened::KeysChanged => self.keys_changed(),

@@ -116,8 +116,13 @@ impl Agent {
                 return Err(start::occupied(interface, xdp.program).into());
             }
         }
+        // Whatever has changed, and whether it could be heard or not.
+        let key_changes = Changes::of(&policy);
         let mut other =
             (!self.keys.fit(&policy)).then(|| Keys::open(&policy, &self.options.places));
+        if other.is_none() {
+            self.keys.read();
+        }
         let keys = other.as_mut().unwrap_or(&mut self.keys);
         let compiled = start::compile_for(self.detector.trie(), &policy, keys, &self.state)?;
         let settings = start::settings(&policy, &self.state, self.options.trace_kernel);
@@ -140,6 +145,7 @@ impl Agent {
             (next, ready) => {
                 // The old policy stays, also in the maps that both programs share.
                 self.detector.reassert()?;
+                self.keys.compute_again();
                 next?;
                 ready?;
                 return Ok(0);
@@ -149,9 +155,9 @@ impl Agent {
         self.trial = trial;
         self.keeper.set_policy(policy);
         let lost = self.keeper.grants.no_longer_allowed(&self.keeper.policy);
+        sources.key_changes = key_changes;
         if let Some(keys) = other {
             self.keys = keys;
-            sources.key_changes = Changes::of(&self.keeper.policy);
         } else {
             self.keys.look_for_misfits(&self.keeper.policy);
         }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::grants::Running;
 use super::keeper::Keeper;
-use super::keys::Keys;
+use super::keys::{Changes, Keys};
 use super::{AgentError, Options, clock};
 use crate::compile::{Compiled, compile_onto};
 use crate::firewall::{Firewall, Ruleset, Status, TimedGrant, Watch};
@@ -32,6 +32,7 @@ pub(super) struct Started {
     pub interfaces: Interfaces,
     pub keeper: Keeper,
     pub keys: Keys,
+    pub key_changes: Changes,
     pub state: State,
     pub pins: Option<Pins>,
     /// When a trial that goes on will end.
@@ -77,6 +78,7 @@ fn go_on(
     };
     let on_record = !state.is_new();
     let mut state = if on_record { state } else { fresh_state()? };
+    let key_changes = Changes::of(&policy);
     let mut keys = Keys::open(&policy, &options.places);
     let compiled = compile_for(&trie, &policy, &mut keys, &state)?;
 
@@ -142,6 +144,7 @@ fn go_on(
         interfaces,
         keeper,
         keys,
+        key_changes,
         state,
         pins,
         trial,

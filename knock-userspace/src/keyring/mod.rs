@@ -184,6 +184,22 @@ impl Keyring {
         (self.keys, self.window) = (keys, window);
     }
 
+    /// The file of what was used was lost and the clock was set since: it may have been wrong
+    /// then, so everything up to a window from `now_ns` counts as used.
+    pub fn lost_until(&mut self, now_ns: u64) {
+        let lost = Newest::lost(now_ns, self.window).0;
+        if let Err(error) = self.numbers.raise_floor(lost) {
+            tracing::warn!(%error, "what may have been used of keys cannot be written down");
+        }
+    }
+
+    /// What a key was used for that is further ahead than any clock may be, in nanoseconds since
+    /// 1970: knocks are refused until then. Either clock was wrong.
+    pub fn ahead(&self, now_ns: u64) -> Option<u64> {
+        let newest = self.parts.keys().map(|id| self.numbers.get(id.number()));
+        newest.max().filter(|&newest| newest > Newest::lost(now_ns, self.window).0)
+    }
+
     /// Frees what is known of keys that are no more. Not at once: a file that is damaged today
     /// may be mended tomorrow, and what it was used for still counts then.
     pub fn forget_old(&mut self, now_ns: u64) {
@@ -283,7 +299,7 @@ impl Keyring {
     fn newest_slot(&self, id: KeyId, door: &KeyDoor) -> u64 {
         let number = self.numbers.get(slot_owner(id, &door.name));
         // What was never written may be a time, because sealed knocks have one.
-        if number > LAST_SLOT { slot_of(number) } else { number }
+        if number > LAST_SLOT { slot_of(number) + 1 } else { number }
     }
 
     /// Judges a completed sequence that an event calls `id`; `None` if it is none of a key.
@@ -306,7 +322,7 @@ impl Keyring {
         if !self.is_alive(part, seconds(now_ns)) {
             return deny(Reason::Expired);
         }
-        let key_door = &key.doors[door];
+        let key_door = key.doors.get(door)?;
         let found = policy.doors.iter().find(|door| door.name == key_door.name);
         let Some(policy_door) = found.filter(|found| rolling(found, key_door).is_some()) else {
             return deny(Reason::Door);

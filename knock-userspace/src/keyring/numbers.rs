@@ -104,6 +104,10 @@ impl Numbers {
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         match made {
             Ok(mut file) => {
+                // The agent's, even if root was first.
+                if let Some(folder) = path.parent() {
+                    crate::keys::give_to_owner_of(folder, &file);
+                }
                 file.write_all(&header(0))?;
                 file.sync_all()
             }
@@ -186,6 +190,31 @@ impl Numbers {
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         self.unsynced = true;
         file.write_all_at(&record(owner, number), ((place + 1) * RECORD) as u64)
+    }
+
+    /// Raises all numbers that are lower, of those without a record too.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be written; it counts all the same.
+    pub fn raise_floor(&mut self, floor: u64) -> io::Result<()> {
+        if floor <= self.floor {
+            return Ok(());
+        }
+        self.floor = floor;
+        let lower = self.records.iter_mut().filter(|(_, (_, number))| *number < floor);
+        let raised: Vec<_> = lower
+            .map(|(owner, (place, number))| {
+                *number = floor;
+                (*owner, *place)
+            })
+            .collect();
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        file.write_all_at(&header(floor), 0)?;
+        for (owner, place) in raised {
+            file.write_all_at(&record(owner, floor), ((place + 1) * RECORD) as u64)?;
+        }
+        file.sync_data()
     }
 
     /// Waits until all that was set is on disk.
@@ -287,6 +316,22 @@ mod tests {
         assert_eq!(numbers.get(5), 77);
         numbers.set(5, 80).unwrap();
         assert_eq!((numbers.get(5), numbers.get(6)), (80, 77));
+    }
+
+    #[test]
+    fn what_is_raised_stays_raised() {
+        let (_folder, path) = file();
+        let (mut numbers, _) = Numbers::open(&path, 77);
+        numbers.set(5, 80).unwrap();
+        numbers.set(6, 120).unwrap();
+        for floor in [100, 90] {
+            numbers.raise_floor(floor).unwrap();
+            let (again, problem) = Numbers::open(&path, 0);
+            assert!(problem.is_none());
+            for numbers in [&numbers, &again] {
+                assert_eq!([5, 6, 7].map(|owner| numbers.get(owner)), [100, 120, 100]);
+            }
+        }
     }
 
     #[test]

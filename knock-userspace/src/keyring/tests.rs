@@ -321,6 +321,49 @@ fn a_lost_file_refuses_what_could_have_been_captured() {
     assert!(!host.ways(later).is_empty());
 }
 
+/// A host without a clock of its own: it begins in the past, and learns the time later.
+#[test]
+fn a_lost_file_and_a_clock_that_was_behind_let_no_replay_in() {
+    let (key, line) = key("laptop", Kind::Shared, &["ssh", "web"]);
+    let mut host = Host::new(&[&key]);
+    let captured = seal(&line, &request(NOW, &["ssh"]));
+    host.open(captured, SEEN, NOW).unwrap();
+    let (way, hour) = (host.ways(NOW)[0].id, 3600 * SECOND);
+    std::fs::remove_file(&host.path).unwrap();
+    host.restart(NOW - hour);
+    // Knocks of a device whose clock is as wrong count, and must not hide what is lost.
+    let early = NOW - hour + 61 * SECOND;
+    host.open(seal(&line, &request(early, &["ssh"])), SEEN, early).unwrap();
+    host.ring.lost_until(NOW + SECOND);
+    assert_eq!(host.open(captured, SEEN, NOW + SECOND), Err(Reason::Stale(Stale::Replayed)));
+    host.ways(NOW + SECOND);
+    assert_eq!(host.roll(way, NOW + SECOND), None, "no sequence of that time is alive");
+    let later = NOW + 90 * SECOND;
+    host.open(seal(&line, &request(later, &["ssh"])), SEEN, later).unwrap();
+}
+
+#[test]
+fn what_was_used_in_the_future_is_told() {
+    let (key, _) = key("laptop", Kind::Shared, &["ssh"]);
+    let mut host = Host::new(&[&key]);
+    assert_eq!(host.ring.ahead(NOW), None);
+    let year = 365 * 24 * 3600 * SECOND;
+    std::fs::remove_file(&host.path).unwrap();
+    host.restart(NOW + year);
+    assert_eq!(host.ring.ahead(NOW), Some(Newest::lost(NOW + year, WINDOW).0));
+    assert_eq!(host.ring.ahead(NOW + year), None);
+}
+
+#[test]
+fn a_sequence_of_a_door_that_a_key_has_lost_opens_nothing() {
+    let (mut key, _) = key("laptop", Kind::Shared, &["ssh", "web"]);
+    let mut host = Host::new(&[&key]);
+    let way = host.ways(NOW)[0].id;
+    key.doors.truncate(1);
+    host.ring.replace(vec![key], WINDOW);
+    assert_eq!(host.roll(way, NOW), None);
+}
+
 #[test]
 fn a_file_that_cannot_be_written_costs_a_window_and_lets_no_replay_in() {
     let (key, line) = key("laptop", Kind::Shared, &["ssh"]);

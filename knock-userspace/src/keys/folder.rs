@@ -107,12 +107,15 @@ impl Folder {
         &self.0
     }
 
-    /// Whether it has no file of a key, or is not there.
+    /// Whether it has no file of a key, or is not there. One that cannot be read may have some.
     pub fn is_empty(&self) -> bool {
         let key = |entry: io::Result<fs::DirEntry>| {
             entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == EXTENSION))
         };
-        fs::read_dir(&self.0).map_or(true, |mut entries| !entries.any(key))
+        match fs::read_dir(&self.0) {
+            Ok(mut entries) => !entries.any(key),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// The file of the key called `name`.
@@ -257,7 +260,7 @@ pub fn write_secret(path: &Path, text: &str, replace: bool) -> io::Result<()> {
 
 /// The agent may run as a user of its own, to whom the folder belongs; root writes for it.
 #[cfg(unix)]
-fn give_to_owner_of(folder: &Path, file: &File) {
+pub(crate) fn give_to_owner_of(folder: &Path, file: &File) {
     use std::os::unix::fs::MetadataExt as _;
     if let (Ok(folder), Ok(own)) = (fs::metadata(folder), file.metadata())
         && folder.uid() != own.uid()
@@ -268,10 +271,10 @@ fn give_to_owner_of(folder: &Path, file: &File) {
 }
 
 #[cfg(not(unix))]
-const fn give_to_owner_of(_: &Path, _: &File) {}
+pub(crate) const fn give_to_owner_of(_: &Path, _: &File) {}
 
 /// A folder, and those above it, for its owner only.
-fn create_private(folder: &Path) -> io::Result<()> {
+pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -19,6 +19,8 @@ mod secret;
 pub use derive::{Credential, KeyId, Kind, Verifier, draw};
 pub use door::{Addresses, DoorError, DoorTag, KeyDoor, Method, key_name};
 pub use folder::{Folder, FolderError, read_secret, write_secret};
+#[cfg(feature = "agent")]
+pub(crate) use folder::{create_private, give_to_owner_of};
 pub use line::{KeyLine, LineError, host_name};
 pub use process::no_core_dumps;
 pub use record::{Key, Part, RecordError, time_to_text};

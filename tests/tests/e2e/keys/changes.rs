@@ -108,3 +108,25 @@ fn keys_that_a_reload_leaves_behind_are_named() {
     assert!(left["problem"].as_str().unwrap_or_default().contains("UDP port 62999 now"), "{left}");
     assert_eq!((&left["keys"], &left["first"]), (&1.into(), &"laptop".into()));
 }
+
+/// As tools do that put a whole folder in the place of another.
+#[test]
+fn a_folder_of_keys_may_be_swapped() {
+    let site = Site::new(SEALED);
+    let laptop = site.device("laptop", &[]);
+    let mut agent = site.start();
+    let (folder, client) = (site.keys.folder(), &site.lab.client);
+    let other = folder.with_file_name("other");
+    fs::rename(&folder, &other).expect("renamed");
+    let phone = site.device("phone", &[]);
+    crate::verb(&site.lab.server, &["reload"]);
+    let said = laptop.xknock(client, &["server", "--timeout", "1s"]);
+    assert!(!said.status.success(), "its key is in no folder of the agent");
+    phone.knock(client, &["server"]);
+    agent.await_opened(client.v4, SSH);
+    // The folder that is there now is the one that is looked at.
+    fs::remove_file(Folder::new(&folder).file("phone")).expect("removed");
+    agent.await_message("keys read");
+    crate::verb(&site.lab.server, &["revoke", "--all"]);
+    assert!(!phone.xknock(client, &["server", "--timeout", "1s"]).status.success());
+}
