@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use knock_tests::keys::Device;
+use knock_tests::process::{seconds, slowness};
 use knock_userspace::keys::Folder;
 
 use super::{ROLLING, SEALED, Site};
@@ -67,11 +68,13 @@ fn a_damaged_key_is_named_and_the_others_go_on() {
 fn a_key_ends_when_it_was_told_to() {
     let site = Site::new(SEALED);
     let begun = Instant::now();
-    let device = site.device("laptop", &["--expires", "8s"]);
+    let device = site.device("laptop", &["--expires", &seconds(8)]);
     let mut agent = site.start();
     device.knock(&site.lab.client, &["server"]);
     agent.await_opened(site.lab.client.v4, SSH);
-    knock_tests::services::eventually("the end", || begun.elapsed() > Duration::from_secs(9));
+    knock_tests::services::eventually("the end", || {
+        begun.elapsed() > Duration::from_secs(9) * slowness()
+    });
     knock_tests::agent::xknockd_output(&site.lab.server, &["revoke", "--all"]);
     let said = device.xknock(&site.lab.client, &["server", "--timeout", "1s"]);
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
