@@ -186,11 +186,25 @@ fn the_door_is_kept_open_for_a_command_and_closed_after_it() {
     let (host, first) = serving.join().unwrap();
     let kept = [host.request(), host.request()];
     assert!(kept.iter().all(|request| request.action == Action::Open && request.wanted_s == 2));
+    let named = Address::Named("127.0.0.1".parse().unwrap());
+    assert!(kept.iter().all(|request| request.address == named), "as the knock that was answered");
     assert!(first[0].time_ns < kept[0].time_ns && kept[0].time_ns < kept[1].time_ns);
     fs::write(flag, "").unwrap();
     while host.request().action != Action::Close {}
     let output = command.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(7), "the command's own status");
+}
+
+#[test]
+fn a_door_that_opened_for_the_address_that_is_seen_is_kept_open_for_it() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 2));
+    user.import(&host.line);
+    let serving = host.serve(2);
+    let command = user.command(&["host", "--keep", "--then", "sleep", "2"]).spawn().unwrap();
+    let (host, first) = serving.join().unwrap();
+    assert_ne!(first[0].address, Address::Seen);
+    assert_eq!((first[1].address, host.request().address), (Address::Seen, Address::Seen));
+    assert!(command.wait_with_output().unwrap().status.success());
 }
 
 #[test]

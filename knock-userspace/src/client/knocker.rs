@@ -28,7 +28,8 @@ pub struct Knocker {
     named: Option<IpAddr>,
     wanted: Option<Duration>,
     memory: Memory,
-    knocks: u32,
+    /// Whether knocks name no address, because nobody answered to one that did.
+    unnamed: bool,
 }
 
 enum Way {
@@ -117,7 +118,7 @@ impl Knocker {
         };
         let memory = Memory::of(&line);
         let Wishes { address: named, lasts: wanted } = wishes;
-        Ok(Self { line, door, target, way, named, wanted, memory, knocks: 0 })
+        Ok(Self { line, door, target, way, named, wanted, memory, unnamed: false })
     }
 
     /// The first TCP service behind the door, which tells whether it is open.
@@ -140,13 +141,13 @@ impl Knocker {
         .max(Duration::from_secs(1))
     }
 
-    /// Knocks once; what was sent.
+    /// Knocks once, naming an address or not as the knock did to which the port answered; what
+    /// was sent.
     ///
     /// # Errors
     ///
     /// If it could not be sent.
     pub fn knock(&mut self) -> Result<String, KnockError> {
-        self.knocks += 1;
         self.send(Action::Open)
     }
 
@@ -194,7 +195,7 @@ impl Knocker {
                 let local = socket.local_addr().map_err(failed)?.ip();
                 let address = match self.named {
                     Some(named) => Address::Named(named),
-                    None => address(*addresses, local, to.ip(), self.knocks),
+                    None => address(*addresses, local, to.ip(), self.unnamed),
                 };
                 let request = Request {
                     action,
@@ -219,7 +220,7 @@ impl Knocker {
     }
 
     /// Knocks until `port` answers, anew each time, for at most `limit`. `on_knock` hears of
-    /// every knock.
+    /// every knock. Those that follow are of the kind that was answered.
     ///
     /// # Errors
     ///
@@ -235,9 +236,11 @@ impl Knocker {
         let started = Instant::now();
         let mut patience = Duration::from_secs(1);
         let mut refused = false;
+        self.unnamed = false;
         loop {
             let left = limit.saturating_sub(started.elapsed());
             if left.is_zero() {
+                self.unnamed = false;
                 return Err(OpenError::NoAnswer(self.reasons(refused)));
             }
             on_knock(&self.knock()?);
@@ -246,6 +249,7 @@ impl Knocker {
                 Connected::Refused => refused = true,
                 Connected::Silent => refused = false,
             }
+            self.unnamed = true;
             patience = (patience * 2).min(LONGEST_TRY);
         }
     }
@@ -320,11 +324,11 @@ impl fmt::Display for Reasons {
 
 /// For whom to ask. A named address is worth nothing to who catches the packet and sends it
 /// on; but behind NAT this machine does not know the address that the host sees.
-fn address(addresses: Addresses, local: IpAddr, server: IpAddr, knocks: u32) -> Address {
+fn address(addresses: Addresses, local: IpAddr, server: IpAddr, unnamed: bool) -> Address {
     let translated = is_private(local) && !is_private(server);
     match addresses {
         Addresses::Own => Address::Named(local),
-        _ if translated || knocks > 1 => Address::Seen,
+        _ if translated || unnamed => Address::Seen,
         _ => Address::Named(local),
     }
 }
@@ -394,13 +398,17 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let (home, office) = (ip("192.168.1.5"), ip("10.0.0.1"));
         let (public, server) = (ip("198.51.100.7"), ip("203.0.113.1"));
-        let choose = |local, to, knocks| address(Addresses::Seen, local, to, knocks);
-        assert_eq!(choose(public, server, 1), Address::Named(public));
-        assert_eq!(choose(home, office, 1), Address::Named(home), "no NAT inside a site");
-        assert_eq!(choose(home, server, 1), Address::Seen, "behind NAT");
-        assert_eq!(choose(ip("100.64.0.9"), server, 1), Address::Seen, "behind a carrier's NAT");
-        assert_eq!(choose(public, server, 2), Address::Seen, "the host may see another one");
-        assert_eq!(address(Addresses::Own, home, server, 2), Address::Named(home));
+        let choose = |local, to, unnamed| address(Addresses::Seen, local, to, unnamed);
+        assert_eq!(choose(public, server, false), Address::Named(public));
+        assert_eq!(choose(home, office, false), Address::Named(home), "no NAT inside a site");
+        assert_eq!(choose(home, server, false), Address::Seen, "behind NAT");
+        assert_eq!(
+            choose(ip("100.64.0.9"), server, false),
+            Address::Seen,
+            "behind a carrier's NAT"
+        );
+        assert_eq!(choose(public, server, true), Address::Seen, "the host may see another one");
+        assert_eq!(address(Addresses::Own, home, server, true), Address::Named(home));
     }
 
     #[test]
