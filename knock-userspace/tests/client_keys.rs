@@ -176,7 +176,7 @@ fn a_proxy_knocks_and_joins_both_ends() {
 
 #[test]
 fn the_door_is_kept_open_for_a_command_and_closed_after_it() {
-    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 2));
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
     user.import(&host.line);
     let serving = host.serve(1);
     let flag = user.0.path().join("done");
@@ -205,6 +205,22 @@ fn a_door_that_opened_for_the_address_that_is_seen_is_kept_open_for_it() {
     assert_ne!(first[0].address, Address::Seen);
     assert_eq!((first[1].address, host.request().address), (Address::Seen, Address::Seen));
     assert!(command.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn a_time_that_the_door_does_not_allow_is_not_asked_for() {
+    for (asked, wanted) in [("1h", 0), ("30s", 0), ("29s", 29), ("10ms", 1)] {
+        let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+        user.import(&host.line);
+        let serving = host.serve(1);
+        user.succeed(&["host", "--for", asked]);
+        assert_eq!(serving.join().unwrap().1[0].wanted_s, wanted, "{asked}");
+    }
+    for option in ["--for", "--timeout"] {
+        let output = User::new().xknock(&["host", option, "0s"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(said(&output).contains("no time at all"), "{}", said(&output));
+    }
 }
 
 #[test]
@@ -275,6 +291,10 @@ fn giving_up_says_why_as_far_as_can_be_told() {
     fs::write(&memory, format!("{}", (now_s() + 3600) * 1_000_000_000)).unwrap();
     let said = user.fail(&["host", "--timeout", "300ms"]);
     assert!(said.contains("s behind what it was at the last knock"), "{said}");
+    let said = user.fail(&["host", "--timeout", "300ms"]);
+    assert!(!said.contains("behind"), "said once: {said}");
+    let said = user.fail(&["host", "--timeout", "300ms", "--for", "5s"]);
+    assert!(said.contains("may allow less"), "{said}");
     let said = user.fail(&["host", "--door", "db"]);
     assert!(said.contains("opens no door `db`; it opens ssh"), "{said}");
     let said = user.fail(&["host", "--address", "192.0.2.1"]);

@@ -1,19 +1,18 @@
 //! Knocking with a key, again and again until the door opens or it is clear that it will
 //! not.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use etcetera::BaseStrategy as _;
 use knock_common::sequence::{Protocol, Step};
 
+use super::memory::Memory;
+use super::reasons::{Clues, Reasons};
 use super::{Connected, Knock, Target, wait_connect};
 use crate::keys::{
     Action, Address, Addresses, DoorTag, KeyDoor, KeyLine, Method, Request, Roller, SLOT, Sealer,
-    slot_of, write_secret,
+    slot_of,
 };
 
 /// Time between two steps of a sequence.
@@ -42,7 +41,7 @@ enum Way {
 pub struct Wishes {
     /// For whom to open, if not for this machine.
     pub address: Option<IpAddr>,
-    /// For how long.
+    /// For how long, if that is shorter than what the door allows.
     pub lasts: Option<Duration>,
 }
 
@@ -117,7 +116,9 @@ impl Knocker {
             }
         };
         let memory = Memory::of(&line);
-        let Wishes { address: named, lasts: wanted } = wishes;
+        let named = wishes.address;
+        // The host refuses what is longer than it allows; without a wish it gives that.
+        let wanted = wishes.lasts.map(whole_seconds).filter(|wanted| *wanted < door.open_for);
         Ok(Self { line, door, target, way, named, wanted, memory, unnamed: false })
     }
 
@@ -128,7 +129,7 @@ impl Knocker {
 
     /// How long the door stays open after a knock.
     pub fn lasts(&self) -> Duration {
-        self.wanted.unwrap_or(self.door.open_for).min(self.door.open_for)
+        self.wanted.unwrap_or(self.door.open_for)
     }
 
     /// When to knock again to keep the door open.
@@ -138,7 +139,6 @@ impl Knocker {
             // A slot's sequence opens once; the next one begins in less than a slot.
             Way::Rolling { .. } => (self.lasts() / 2).max(SLOT),
         }
-        .max(Duration::from_secs(1))
     }
 
     /// Knocks once, naming an address or not as the knock did to which the port answered; what
@@ -199,11 +199,11 @@ impl Knocker {
                 };
                 let request = Request {
                     action,
-                    time_ns: self.memory.newer(now_ns),
+                    time_ns: self.memory.next(now_ns),
                     doors: vec![DoorTag::of(&self.door.name)],
-                    wanted_s: self.wanted.map_or(0, |wanted| {
-                        u32::try_from(wanted.as_secs().max(1)).unwrap_or(u32::MAX)
-                    }),
+                    wanted_s: self
+                        .wanted
+                        .map_or(0, |wanted| u32::try_from(wanted.as_secs()).unwrap_or(u32::MAX)),
                     address,
                 };
                 let packet = sealer.seal(&request)?;
@@ -254,50 +254,17 @@ impl Knocker {
         }
     }
 
-    /// What may be the matter, the most certain first.
     fn reasons(&self, refused: bool) -> Reasons {
-        let now = now_ns();
-        let seconds = |ns: u64| ns / 1_000_000_000;
-        let mut reasons = Vec::new();
-        if refused {
-            reasons.push("the host refused the connection: nothing listens there".to_owned());
-        }
-        let slow = self.line.made.saturating_sub(seconds(now));
-        if slow > 0 {
-            reasons.push(format!(
-                "this machine's clock is at least {slow} s slow: the key was made later than now"
-            ));
-        }
-        let back = self.memory.newest_ns.saturating_sub(now);
-        if seconds(back) > 0 {
-            reasons.push(format!(
-                "this machine's clock is {} s behind what it was at the last knock, and the host \
-                 takes no knock that is older than that",
-                seconds(back)
-            ));
-        }
-        if let Some(until) = self.line.until
-            && until <= seconds(now)
-        {
-            reasons.push(format!("the key ended {} s ago", seconds(now) - until));
-        }
-        if let Method::Sealed { addresses: Addresses::Own, .. } = self.door.method {
-            let what = "this door takes no knocks through NAT (`addresses = \"own\"`)";
-            reasons.push(what.to_owned());
-        }
-        let port = match self.door.method {
-            Method::Sealed { port, .. } => format!("UDP port {port}"),
-            Method::Rolling(_) => "UDP".to_owned(),
+        let clues = Clues {
+            line: &self.line,
+            door: &self.door,
+            target: self.target,
+            now_s: now_ns() / 1_000_000_000,
+            refused,
+            set_back: self.memory.set_back(),
+            shorter: self.wanted.is_some(),
         };
-        if !refused && reasons.is_empty() {
-            reasons.push(format!(
-                "the key was removed or rotated on the host, this machine's clock is off by more \
-                 than {} s (compare it with `date -u`), {port} is filtered on the way, or nothing \
-                 listens there",
-                SLOT.as_secs()
-            ));
-        }
-        Reasons(reasons)
+        clues.reasons()
     }
 }
 
@@ -310,16 +277,6 @@ pub enum OpenError {
     /// It was, and nothing came of it.
     #[error("{0}")]
     NoAnswer(Reasons),
-}
-
-/// What may be the matter.
-#[derive(Debug)]
-pub struct Reasons(Vec<String>);
-
-impl fmt::Display for Reasons {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
 }
 
 /// For whom to ask. A named address is worth nothing to who catches the packet and sends it
@@ -347,46 +304,14 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
+/// A knock asks for whole seconds, and none of them would mean the door's own time.
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs().max(1))
+}
+
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The time of the newest knock of a key, so that the next one is newer and a clock that was
-/// set back is noticed.
-struct Memory {
-    file: Option<PathBuf>,
-    newest_ns: u64,
-}
-
-impl Memory {
-    fn of(line: &KeyLine) -> Self {
-        let strategy = etcetera::choose_base_strategy().ok();
-        let folder = strategy.map(|s| s.state_dir().unwrap_or_else(|| s.data_dir()));
-        let file = folder.map(|folder| folder.join("xknock").join(line.id.to_string()));
-        let text = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-        let newest_ns = text.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        Self { file, newest_ns }
-    }
-
-    /// The time that the next knock names: now, or just after the last one if the clock was
-    /// set back by less than hosts notice.
-    fn newer(&self, now_ns: u64) -> u64 {
-        let slack = SLOT.as_nanos() as u64;
-        if self.newest_ns >= now_ns && self.newest_ns - now_ns < slack {
-            self.newest_ns + 1
-        } else {
-            now_ns
-        }
-    }
-
-    /// Notes a time. That it cannot be kept is no reason not to knock.
-    fn remember(&mut self, time_ns: u64) {
-        self.newest_ns = self.newest_ns.max(time_ns);
-        if let Some(file) = &self.file {
-            let _ = write_secret(file, &self.newest_ns.to_string(), true);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -409,17 +334,5 @@ mod tests {
         );
         assert_eq!(choose(public, server, true), Address::Seen, "the host may see another one");
         assert_eq!(address(Addresses::Own, home, server, true), Address::Named(home));
-    }
-
-    #[test]
-    fn each_knock_is_newer_than_the_last() {
-        let mut memory = Memory { file: None, newest_ns: 0 };
-        assert_eq!(memory.newer(1 << 60), 1 << 60);
-        memory.remember(1 << 60);
-        assert_eq!(memory.newer(1 << 60), (1 << 60) + 1);
-        assert_eq!(memory.newer((1 << 60) - 1_000_000_000), (1 << 60) + 1);
-        // A clock that went back far: the host would not take a time so far ahead either.
-        let far = (1 << 60) - 3_600_000_000_000;
-        assert_eq!(memory.newer(far), far);
     }
 }

@@ -3,7 +3,9 @@
 
 mod hosts;
 mod knocker;
+mod memory;
 mod pipe;
+mod reasons;
 mod steps;
 mod target;
 
@@ -16,8 +18,9 @@ use knock_common::sequence::{Protocol, Step};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use hosts::{Host, Hosts, HostsError};
-pub use knocker::{KnockError, Knocker, OpenError, Reasons, Wishes};
+pub use knocker::{KnockError, Knocker, OpenError, Wishes};
 pub use pipe::pipe;
+pub use reasons::Reasons;
 pub use steps::{StepError, parse_steps};
 pub use target::{Family, Target, TargetError};
 

@@ -56,7 +56,7 @@ struct KnockArgs {
     #[arg(long, conflicts_with_all = ["steps", "classic"])]
     close: bool,
     /// Opens for this long, if that is shorter than what the door allows.
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = some_time)]
     #[arg(conflicts_with_all = ["steps", "classic"])]
     lasts: Option<Duration>,
     /// Opens for this address instead of this machine.
@@ -75,7 +75,7 @@ struct KnockArgs {
     #[arg(long, value_name = "SERVICE", value_parser = tcp_service)]
     wait: Option<Step>,
     /// Gives up waiting after this time. [default: 10s; 45s for rolling sequences]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
     timeout: Option<Duration>,
     #[command(flatten)]
     family: FamilyArgs,
@@ -111,6 +111,14 @@ fn tcp_service(text: &str) -> Result<Step, String> {
         [step] if step.protocol == Protocol::Tcp => Ok(*step),
         [_] => Err("only TCP ports answer to a connection".to_owned()),
         _ => Err("give one port".to_owned()),
+    }
+}
+
+/// A time that is not over before it began.
+fn some_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text).map_err(|error| error.to_string())? {
+        Duration::ZERO => Err("that is no time at all: give 1s or more".to_owned()),
+        time => Ok(time),
     }
 }
 

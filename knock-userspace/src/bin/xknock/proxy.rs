@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use knock_userspace::client::{Hosts, Knocker, Target, Wishes, pipe};
 
-use crate::FamilyArgs;
 use crate::with_key::{explain, patience, renew};
+use crate::{FamilyArgs, some_time};
 
 #[derive(Args)]
 pub(crate) struct ProxyArgs {
@@ -20,7 +20,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long)]
     keep: bool,
     /// Gives up after this time. [default: 10s; 45s for rolling sequences]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
     timeout: Option<Duration>,
     #[command(flatten)]
     family: FamilyArgs,
