@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use knock_common::sequence::{Protocol, Step};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-pub use hosts::{Host, Hosts, HostsError};
+pub use hosts::{Host, Hosts, HostsError, Import};
 pub use knocker::{KnockError, Knocker, OpenError, Wishes};
 pub use pipe::pipe;
 pub use reasons::Reasons;

@@ -143,7 +143,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// A host name, an address, or nothing.
-fn host_name(text: &str) -> Option<&str> {
+pub fn host_name(text: &str) -> Option<&str> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "_.-:[]%".contains(c);
     (text.len() <= 255 && text.chars().all(legal)).then_some(text)
 }

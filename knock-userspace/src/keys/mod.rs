@@ -19,7 +19,7 @@ mod secret;
 pub use derive::{Credential, KeyId, Kind, Verifier, draw};
 pub use door::{Addresses, DoorError, DoorTag, KeyDoor, Method, key_name};
 pub use folder::{Folder, FolderError, read_secret, write_secret};
-pub use line::{KeyLine, LineError};
+pub use line::{KeyLine, LineError, host_name};
 pub use process::no_core_dumps;
 pub use record::{Key, Part, RecordError, time_to_text};
 pub use replay::{Newest, Stale, WINDOW, check_time};
