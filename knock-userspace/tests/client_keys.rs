@@ -228,7 +228,38 @@ fn closing_takes_one_packet() {
     let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
     user.import(&host.line);
     user.succeed(&["host", "--close"]);
+    let close = host.request();
+    assert_eq!((close.action, close.address), (Action::Close, Address::Seen), "there may be NAT");
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "own", 30));
+    user.import(&host.line);
+    user.succeed(&["host", "--close"]);
+    assert_ne!(host.request().address, Address::Seen);
+}
+
+/// Runs a command behind the door; its exit status, and what it says.
+fn behind_the_door(then: &[&str]) -> (Option<i32>, String) {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    let serving = host.serve(1);
+    let output = user.xknock(&[&["host", "--close", "--then"], then].concat());
+    let (host, _) = serving.join().unwrap();
     assert_eq!(host.request().action, Action::Close);
+    (output.status.code(), said(&output))
+}
+
+#[test]
+fn however_a_command_ends_the_door_is_closed_and_its_status_told() {
+    assert_eq!(behind_the_door(&["--", "sh", "-c", "exit 3"]).0, Some(3));
+    assert_eq!(behind_the_door(&["sh", "-c", "kill -9 $$"]).0, Some(128 + 9));
+    let (code, said) = behind_the_door(&["/nosuchprogram"]);
+    assert_eq!(code, Some(127));
+    assert!(said.contains("cannot run `/nosuchprogram`"), "{said}");
+    assert_eq!(behind_the_door(&["/dev/null"]).0, Some(126));
+    // A signal for the client is for the command as well.
+    for (signal, number) in [("TERM", 15), ("HUP", 1)] {
+        let script = format!("kill -{signal} $PPID; while :; do sleep 0.1; done");
+        assert_eq!(behind_the_door(&["sh", "-c", &script]).0, Some(128 + number));
+    }
 }
 
 #[test]
@@ -262,6 +293,7 @@ fn rolling_steps_are_those_that_the_host_expects() {
     assert!(heard);
     for (arguments, expected) in [
         (vec!["host", "--close"], "cannot close it before its time"),
+        (vec!["host", "--keep", "--then", "true"], "cannot be kept open: it opens for 30s"),
         (vec!["host", "--for", "5s"], "cannot say for how long"),
         (vec!["host", "--address", "192.0.2.1"], "cannot open for another address"),
     ] {

@@ -59,6 +59,17 @@ pub enum KnockError {
         /// What was asked for.
         what: &'static str,
     },
+    /// A sequence opens its door once, and others come too late.
+    #[error(
+        "door `{door}` cannot be kept open: it opens for {lasts}, and a rolling sequence opens it \
+         once in {} s; on the host, make open_for 1m or more, or the door sealed", SLOT.as_secs()
+    )]
+    Gaps {
+        /// The door.
+        door: String,
+        /// How long it opens.
+        lasts: String,
+    },
     /// A door opens for those who knock only.
     #[error(
         "door `{0}` opens for the address that a knock comes from, and for no other one: leave \
@@ -135,9 +146,24 @@ impl Knocker {
     /// When to knock again to keep the door open.
     pub fn renewal(&self) -> Duration {
         match self.way {
-            Way::Sealed { .. } => self.lasts() / 2,
-            // A slot's sequence opens once; the next one begins in less than a slot.
-            Way::Rolling { .. } => (self.lasts() / 2).max(SLOT),
+            // A slot's sequence opens once, so that of the next one is what keeps the door open.
+            Way::Rolling { .. } if self.lasts() / 2 <= SLOT => until_next_slot(now_ns()),
+            _ => self.lasts() / 2,
+        }
+    }
+
+    /// Whether the door can be kept open by knocking again.
+    ///
+    /// # Errors
+    ///
+    /// If there would be gaps.
+    pub fn may_keep(&self) -> Result<(), KnockError> {
+        match self.way {
+            Way::Rolling { .. } if self.lasts() <= SLOT => {
+                let (door, lasts) = (self.door.name.clone(), self.lasts());
+                Err(KnockError::Gaps { door, lasts: humantime::format_duration(lasts).to_string() })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -195,6 +221,10 @@ impl Knocker {
                 let local = socket.local_addr().map_err(failed)?.ip();
                 let address = match self.named {
                     Some(named) => Address::Named(named),
+                    // It closes what is open for who sends it, so catching it gains nothing.
+                    None if action == Action::Close && *addresses != Addresses::Own => {
+                        Address::Seen
+                    }
                     None => address(*addresses, local, to.ip(), self.unnamed),
                 };
                 let request = Request {
@@ -309,6 +339,12 @@ fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().max(1))
 }
 
+/// How long it takes until another sequence opens.
+fn until_next_slot(now_ns: u64) -> Duration {
+    let slot = SLOT.as_nanos() as u64;
+    Duration::from_nanos(slot - now_ns % slot)
+}
+
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -334,5 +370,13 @@ mod tests {
         );
         assert_eq!(choose(public, server, true), Address::Seen, "the host may see another one");
         assert_eq!(address(Addresses::Own, home, server, true), Address::Named(home));
+    }
+
+    #[test]
+    fn the_next_slot_begins_within_one() {
+        let slot = SLOT.as_nanos() as u64;
+        assert_eq!(until_next_slot(7 * slot), SLOT);
+        assert_eq!(until_next_slot(7 * slot + 1), SLOT - Duration::from_nanos(1));
+        assert_eq!(until_next_slot(8 * slot - 1), Duration::from_nanos(1));
     }
 }

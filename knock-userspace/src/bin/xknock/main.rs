@@ -1,5 +1,6 @@
 //! The client's command line.
 
+mod command;
 mod import;
 mod proxy;
 mod with_key;
@@ -49,10 +50,11 @@ struct KnockArgs {
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     #[arg(conflicts_with_all = ["steps", "classic"])]
     then: Vec<String>,
-    /// Keeps the door open while the command runs.
+    /// Keeps the door open while the command runs, by knocking again in time.
     #[arg(long, requires = "then")]
     keep: bool,
-    /// Closes the door after the command; without one, closes it now.
+    /// Closes the door after the command, also when that is ended by a signal; without a
+    /// command, closes it now.
     #[arg(long, conflicts_with_all = ["steps", "classic"])]
     close: bool,
     /// Opens for this long, if that is shorter than what the door allows.

@@ -36,6 +36,9 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
     let target = Target::resolve(&host.address, args.family.family())?;
     let timeout = args.timeout.unwrap_or_else(|| patience(door));
     let mut knocker = Knocker::new(host.line.clone(), door.clone(), target, Wishes::default())?;
+    if args.keep {
+        knocker.may_keep()?;
+    }
     let service = format!("tcp/{}", args.port);
     let opened = knocker.open(args.port, timeout, |_| {});
     let (stream, _) = opened.map_err(|error| explain(error, &service, target, timeout))?;
