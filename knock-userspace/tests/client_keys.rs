@@ -2,7 +2,7 @@
 //! once it was knocked on.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -95,7 +95,13 @@ impl Host {
 
     fn request(&self) -> Request {
         let mut packet = [0; 200];
-        let length = self.udp.recv(&mut packet).expect("a knock");
+        // A process that was stopped and goes on finds its system call interrupted.
+        let length = loop {
+            match self.udp.recv(&mut packet) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.expect("a knock"),
+            }
+        };
         self.opener.open(packet[..length].try_into().expect("the size")).expect("of this key")
     }
 
@@ -171,7 +177,8 @@ fn a_proxy_knocks_and_joins_both_ends() {
     assert_eq!((output.status.success(), &*output.stdout), (true, &b"THROUGH"[..]));
     serving.join().unwrap();
     assert!(user.fail(&["proxy", "host", "1"]).contains("opens no door to tcp/1"));
-    assert!(user.fail(&["proxy", "elsewhere", "22"]).contains("xknock import"));
+    let unknown = user.fail(&["proxy", "elsewhere", "22"]);
+    assert!(unknown.contains("xknock import`; there are keys for host"), "{unknown}");
 }
 
 #[test]
@@ -243,7 +250,7 @@ fn behind_the_door(then: &[&str]) -> (Option<i32>, String) {
     let serving = host.serve(1);
     let output = user.xknock(&[&["host", "--close", "--then"], then].concat());
     let (host, _) = serving.join().unwrap();
-    assert_eq!(host.request().action, Action::Close);
+    while host.request().action != Action::Close {}
     (output.status.code(), said(&output))
 }
 
@@ -331,6 +338,55 @@ fn giving_up_says_why_as_far_as_can_be_told() {
     assert!(said.contains("opens no door `db`; it opens ssh"), "{said}");
     let said = user.fail(&["host", "--address", "192.0.2.1"]);
     assert!(said.contains("and for no other one"), "{said}");
+}
+
+#[test]
+fn what_goes_with_steps_only_is_refused_with_a_key_and_the_other_way_round() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    for arguments in [
+        &["host", "--wait", "tcp/22"][..],
+        &["host", "--gap", "10ms"],
+        &["host", "--door", "ssh", "--wait", "tcp/22"],
+        &["host", "7000", "--keep"],
+        &["host", "--steps", "tcp/1", "--then", "true", "--keep"],
+        &["other"],
+    ] {
+        let output = user.xknock(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("Usage: xknock "), "{}", said(&output));
+    }
+    assert!(said(&user.xknock(&["other"])).contains("there are keys for host"));
+}
+
+#[test]
+fn a_reason_is_given_once() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    fs::remove_file(user.key_file()).unwrap();
+    assert_eq!(user.fail(&["host"]).matches("No such file").count(), 1);
+    let unknown = user.fail(&["host.invalid", "--steps", "tcp/1"]);
+    assert_eq!(unknown.matches("lookup address").count(), 1, "{unknown}");
+}
+
+#[test]
+fn a_broken_output_is_not_the_fault_of_the_host() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    let port = host.port.to_string();
+    let serving = host.serve(1);
+    let mut proxy = user
+        .command(&["proxy", "host", &port])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(proxy.stdout.take());
+    proxy.stdin.take().unwrap().write_all(b"through").unwrap();
+    let said = said(&proxy.wait_with_output().unwrap());
+    assert!(said.contains("cannot write to standard output: Broken pipe"), "{said}");
+    serving.join().unwrap();
 }
 
 #[test]

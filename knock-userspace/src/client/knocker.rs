@@ -77,16 +77,16 @@ pub enum KnockError {
     )]
     OnlyMine(String),
     /// It could not be sent.
-    #[error("cannot send a knock to {target}: {source}")]
+    #[error("cannot send a knock to {target}: {why}")]
     Send {
         /// Where to.
         target: Target,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// No random bytes.
     #[error("this system gives no random bytes: {0}")]
-    Random(#[from] getrandom::Error),
+    Random(getrandom::Error),
     /// A step could not be sent.
     #[error(transparent)]
     Step(#[from] super::SendError),
@@ -214,7 +214,7 @@ impl Knocker {
                 Ok(sent)
             }
             (Way::Sealed { sealer, port, addresses }, _) => {
-                let failed = |source| KnockError::Send { target, source };
+                let failed = |why| KnockError::Send { target, why };
                 let socket = UdpSocket::bind(target.any()).map_err(failed)?;
                 let to = target.with_port(*port);
                 socket.connect(to).map_err(failed)?;
@@ -236,7 +236,7 @@ impl Knocker {
                         .map_or(0, |wanted| u32::try_from(wanted.as_secs()).unwrap_or(u32::MAX)),
                     address,
                 };
-                let packet = sealer.seal(&request)?;
+                let packet = sealer.seal(&request).map_err(KnockError::Random)?;
                 socket.send(&packet).map_err(failed)?;
                 self.memory.remember(request.time_ns);
                 let whom = match address {

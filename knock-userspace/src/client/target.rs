@@ -29,12 +29,12 @@ pub struct Target {
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// It has no address.
-    #[error("cannot find the host `{name}`: {source}")]
+    #[error("cannot find the host `{name}`: {why}")]
     Unknown {
         /// The name.
         name: String,
         /// What the resolver said.
-        source: io::Error,
+        why: io::Error,
     },
     /// It has none of the wanted family.
     #[error("the host `{name}` has no {family} address")]
@@ -45,12 +45,12 @@ pub enum TargetError {
         family: &'static str,
     },
     /// None of its addresses can be reached.
-    #[error("no route to `{name}`: {source}")]
+    #[error("no route to `{name}`: {why}")]
     NoRoute {
         /// The name.
         name: String,
         /// What the system said of the last address.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -61,7 +61,7 @@ impl Target {
     ///
     /// See [`TargetError`].
     pub fn resolve(name: &str, family: Family) -> Result<Self, TargetError> {
-        let unknown = |source| TargetError::Unknown { name: name.to_owned(), source };
+        let unknown = |why| TargetError::Unknown { name: name.to_owned(), why };
         // Any port will do: only the address counts.
         let literal = name.trim_start_matches('[').trim_end_matches(']');
         let addresses: Vec<_> = (literal, 9).to_socket_addrs().map_err(unknown)?.collect();
@@ -84,7 +84,7 @@ impl Target {
         }
         let name = name.to_owned();
         Err(match (last_error, family) {
-            (Some(source), _) => TargetError::NoRoute { name, source },
+            (Some(why), _) => TargetError::NoRoute { name, why },
             (None, Family::V4) => TargetError::WrongFamily { name, family: "IPv4" },
             (None, _) => TargetError::WrongFamily { name, family: "IPv6" },
         })

@@ -8,7 +8,7 @@ use clap::Args;
 use knock_userspace::client::{Hosts, Knocker, Target, Wishes, pipe};
 
 use crate::with_key::{explain, patience, renew};
-use crate::{FamilyArgs, some_time};
+use crate::{FamilyArgs, known, some_time};
 
 #[derive(Args)]
 pub(crate) struct ProxyArgs {
@@ -27,8 +27,13 @@ pub(crate) struct ProxyArgs {
 }
 
 pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
-    let Some(host) = Hosts::of_user()?.find(&args.host)? else {
-        bail!("there is no key for `{}`: import one with `xknock import`", args.host);
+    let hosts = Hosts::of_user()?;
+    let Some(host) = hosts.find(&args.host)? else {
+        bail!(
+            "there is no key for `{}`: import one with `xknock import`{}",
+            args.host,
+            known(&hosts)
+        );
     };
     let door = host.door_to(args.port).ok_or_else(|| {
         anyhow!("the key for `{}` opens no door to tcp/{}", host.alias, args.port)
@@ -52,5 +57,5 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
         drop(done);
         result
     })
-    .with_context(|| format!("the connection to {service} on {target} broke"))
+    .with_context(|| format!("{service} on {target}"))
 }
