@@ -122,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn the_other_family_is_proposed_where_there_is_one() {
+        let both = |clues: &mut Clues<'_>| clues.target = clues.target.beside_another_family();
+        assert!(said(SEALED, both).contains("127.0.0.1 is not the only address"));
+        assert!(said(SEALED, both).contains("try -6"));
+        assert!(!said(SEALED, |_| ()).contains("try -"));
+    }
+
+    #[test]
     fn a_guess_hides_no_other_reason() {
         let back = said(SEALED, |clues| clues.set_back = Some(Duration::from_secs(90)));
         assert!(back.contains("90 s behind") && back.contains("rotated"), "{back}");

@@ -107,6 +107,12 @@ impl Target {
         }
     }
 
+    /// The same of a host with addresses of both families.
+    #[cfg(test)]
+    pub(super) const fn beside_another_family(self) -> Self {
+        Self { has_both: true, ..self }
+    }
+
     /// What a socket that sends there is bound to.
     pub(super) fn any(self) -> SocketAddr {
         any(self.address)
