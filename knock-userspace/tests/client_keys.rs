@@ -2,7 +2,7 @@
 //! once it was knocked on.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -95,7 +95,13 @@ impl Host {
 
     fn request(&self) -> Request {
         let mut packet = [0; 200];
-        let length = self.udp.recv(&mut packet).expect("a knock");
+        // A process that was stopped and goes on finds its system call interrupted.
+        let length = loop {
+            match self.udp.recv(&mut packet) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.expect("a knock"),
+            }
+        };
         self.opener.open(packet[..length].try_into().expect("the size")).expect("of this key")
     }
 
@@ -171,12 +177,13 @@ fn a_proxy_knocks_and_joins_both_ends() {
     assert_eq!((output.status.success(), &*output.stdout), (true, &b"THROUGH"[..]));
     serving.join().unwrap();
     assert!(user.fail(&["proxy", "host", "1"]).contains("opens no door to tcp/1"));
-    assert!(user.fail(&["proxy", "elsewhere", "22"]).contains("xknock import"));
+    let unknown = user.fail(&["proxy", "elsewhere", "22"]);
+    assert!(unknown.contains("xknock import`; there are keys for host"), "{unknown}");
 }
 
 #[test]
 fn the_door_is_kept_open_for_a_command_and_closed_after_it() {
-    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 2));
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
     user.import(&host.line);
     let serving = host.serve(1);
     let flag = user.0.path().join("done");
@@ -186,6 +193,8 @@ fn the_door_is_kept_open_for_a_command_and_closed_after_it() {
     let (host, first) = serving.join().unwrap();
     let kept = [host.request(), host.request()];
     assert!(kept.iter().all(|request| request.action == Action::Open && request.wanted_s == 2));
+    let named = Address::Named("127.0.0.1".parse().unwrap());
+    assert!(kept.iter().all(|request| request.address == named), "as the knock that was answered");
     assert!(first[0].time_ns < kept[0].time_ns && kept[0].time_ns < kept[1].time_ns);
     fs::write(flag, "").unwrap();
     while host.request().action != Action::Close {}
@@ -194,11 +203,70 @@ fn the_door_is_kept_open_for_a_command_and_closed_after_it() {
 }
 
 #[test]
+fn a_door_that_opened_for_the_address_that_is_seen_is_kept_open_for_it() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 2));
+    user.import(&host.line);
+    let serving = host.serve(2);
+    let command = user.command(&["host", "--keep", "--then", "sleep", "2"]).spawn().unwrap();
+    let (host, first) = serving.join().unwrap();
+    assert_ne!(first[0].address, Address::Seen);
+    assert_eq!((first[1].address, host.request().address), (Address::Seen, Address::Seen));
+    assert!(command.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn a_time_that_the_door_does_not_allow_is_not_asked_for() {
+    for (asked, wanted) in [("1h", 0), ("30s", 0), ("29s", 29), ("10ms", 1)] {
+        let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+        user.import(&host.line);
+        let serving = host.serve(1);
+        user.succeed(&["host", "--for", asked]);
+        assert_eq!(serving.join().unwrap().1[0].wanted_s, wanted, "{asked}");
+    }
+    for option in ["--for", "--timeout"] {
+        let output = User::new().xknock(&["host", option, "0s"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(said(&output).contains("no time at all"), "{}", said(&output));
+    }
+}
+
+#[test]
 fn closing_takes_one_packet() {
     let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
     user.import(&host.line);
     user.succeed(&["host", "--close"]);
-    assert_eq!(host.request().action, Action::Close);
+    let close = host.request();
+    assert_eq!((close.action, close.address), (Action::Close, Address::Seen), "there may be NAT");
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "own", 30));
+    user.import(&host.line);
+    user.succeed(&["host", "--close"]);
+    assert_ne!(host.request().address, Address::Seen);
+}
+
+/// Runs a command behind the door; its exit status, and what it says.
+fn behind_the_door(then: &[&str]) -> (Option<i32>, String) {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    let serving = host.serve(1);
+    let output = user.xknock(&[&["host", "--close", "--then"], then].concat());
+    let (host, _) = serving.join().unwrap();
+    while host.request().action != Action::Close {}
+    (output.status.code(), said(&output))
+}
+
+#[test]
+fn however_a_command_ends_the_door_is_closed_and_its_status_told() {
+    assert_eq!(behind_the_door(&["--", "sh", "-c", "exit 3"]).0, Some(3));
+    assert_eq!(behind_the_door(&["sh", "-c", "kill -9 $$"]).0, Some(128 + 9));
+    let (code, said) = behind_the_door(&["/nosuchprogram"]);
+    assert_eq!(code, Some(127));
+    assert!(said.contains("cannot run `/nosuchprogram`"), "{said}");
+    assert_eq!(behind_the_door(&["/dev/null"]).0, Some(126));
+    // A signal for the client is for the command as well.
+    for (signal, number) in [("TERM", 15), ("HUP", 1)] {
+        let script = format!("kill -{signal} $PPID; while :; do sleep 0.1; done");
+        assert_eq!(behind_the_door(&["sh", "-c", &script]).0, Some(128 + number));
+    }
 }
 
 #[test]
@@ -232,6 +300,7 @@ fn rolling_steps_are_those_that_the_host_expects() {
     assert!(heard);
     for (arguments, expected) in [
         (vec!["host", "--close"], "cannot close it before its time"),
+        (vec!["host", "--keep", "--then", "true"], "cannot be kept open: it opens for 30s"),
         (vec!["host", "--for", "5s"], "cannot say for how long"),
         (vec!["host", "--address", "192.0.2.1"], "cannot open for another address"),
     ] {
@@ -261,10 +330,63 @@ fn giving_up_says_why_as_far_as_can_be_told() {
     fs::write(&memory, format!("{}", (now_s() + 3600) * 1_000_000_000)).unwrap();
     let said = user.fail(&["host", "--timeout", "300ms"]);
     assert!(said.contains("s behind what it was at the last knock"), "{said}");
+    let said = user.fail(&["host", "--timeout", "300ms"]);
+    assert!(!said.contains("behind"), "said once: {said}");
+    let said = user.fail(&["host", "--timeout", "300ms", "--for", "5s"]);
+    assert!(said.contains("may allow less"), "{said}");
     let said = user.fail(&["host", "--door", "db"]);
     assert!(said.contains("opens no door `db`; it opens ssh"), "{said}");
     let said = user.fail(&["host", "--address", "192.0.2.1"]);
     assert!(said.contains("and for no other one"), "{said}");
+}
+
+#[test]
+fn what_goes_with_steps_only_is_refused_with_a_key_and_the_other_way_round() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    for arguments in [
+        &["host", "--wait", "tcp/22"][..],
+        &["host", "--gap", "10ms"],
+        &["host", "--door", "ssh", "--wait", "tcp/22"],
+        &["host", "7000", "--keep"],
+        &["host", "--steps", "tcp/1", "--then", "true", "--keep"],
+        &["other"],
+    ] {
+        let output = user.xknock(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("Usage: xknock "), "{}", said(&output));
+    }
+    assert!(said(&user.xknock(&["other"])).contains("there are keys for host"));
+}
+
+#[test]
+fn a_reason_is_given_once() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    fs::remove_file(user.key_file()).unwrap();
+    assert_eq!(user.fail(&["host"]).matches("No such file").count(), 1);
+    let unknown = user.fail(&["host.invalid", "--steps", "tcp/1"]);
+    assert_eq!(unknown.matches("lookup address").count(), 1, "{unknown}");
+}
+
+#[test]
+fn a_broken_output_is_not_the_fault_of_the_host() {
+    let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
+    user.import(&host.line);
+    let port = host.port.to_string();
+    let serving = host.serve(1);
+    let mut proxy = user
+        .command(&["proxy", "host", &port])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(proxy.stdout.take());
+    proxy.stdin.take().unwrap().write_all(b"through").unwrap();
+    let said = said(&proxy.wait_with_output().unwrap());
+    assert!(said.contains("cannot write to standard output: Broken pipe"), "{said}");
+    serving.join().unwrap();
 }
 
 #[test]

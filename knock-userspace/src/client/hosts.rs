@@ -8,16 +8,21 @@
 //! door = "ssh"
 //! ```
 
+mod import;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy as _;
 use serde::Deserialize;
+use toml::Spanned;
 
-use crate::keys::{FolderError, KeyDoor, KeyLine, LineError, read_secret, write_secret};
+use crate::keys::{FolderError, KeyDoor, KeyLine, LineError, read_secret};
 use knock_common::sequence::{Protocol, Step};
+
+pub use import::Import;
 
 /// The user's hosts.
 #[derive(Debug)]
@@ -29,7 +34,7 @@ pub struct Hosts {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    address: String,
+    address: Spanned<String>,
     key: PathBuf,
     door: Option<String>,
 }
@@ -52,14 +57,14 @@ pub struct Host {
 pub enum HostsError {
     /// The system does not tell where configs belong.
     #[error("cannot tell where your config folder is: {0}")]
-    NoHome(#[from] etcetera::HomeDirError),
+    NoHome(etcetera::HomeDirError),
     /// The list cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {why}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// The list says something wrong.
     #[error("{}:{line}: {message}", path.display())]
@@ -72,27 +77,56 @@ pub enum HostsError {
         message: String,
     },
     /// A key file cannot be used.
-    #[error(transparent)]
-    Key(#[from] FolderError),
+    #[error("{0}")]
+    Key(FolderError),
     /// A key file holds no key.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {why}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: LineError,
+        why: LineError,
     },
     /// Something cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {why}", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// The key does not say where its host is.
     #[error("this key does not name its host: add --host NAME")]
     NoAddress,
+    /// That is no host.
+    #[error("`{0}` is no host name: leave out the user; for other alphabets use the xn-- form")]
+    Address(String),
+    /// The host is known by another address.
+    #[error(
+        "`{alias}` is at {there}, not at {new}: choose another name with --as, or change its \
+         address with --replace"
+    )]
+    Elsewhere {
+        /// The host.
+        alias: String,
+        /// The address that is there.
+        there: String,
+        /// The one that was given.
+        new: String,
+    },
+    /// The key that is there is another server's.
+    #[error(
+        "`{alias}` has the key `{name}` of the server {host}, which is another one: choose a name \
+         with --as, or replace it with --replace"
+    )]
+    OtherServer {
+        /// The host.
+        alias: String,
+        /// The name of the key that is there.
+        name: String,
+        /// The server that drew it.
+        host: String,
+    },
     /// There is another key for this host.
     #[error(
         "`{alias}` has the key `{name}` already, which is another one: choose a name with --as, \
@@ -105,7 +139,10 @@ pub enum HostsError {
         name: String,
     },
     /// The name cannot be used.
-    #[error("`{0}` cannot be the name of a host: use letters, digits, `_`, `.`, `:` and `-`")]
+    #[error(
+        "`{0}` cannot be the name of a host: choose one with --as, of letters, digits, `_`, `.`, `:` and \
+         `-`, the first of them no `.` or `-`"
+    )]
     Alias(String),
 }
 
@@ -120,7 +157,8 @@ impl Hosts {
     ///
     /// If the list is there and cannot be used.
     pub fn of_user() -> Result<Self, HostsError> {
-        Self::read(etcetera::choose_base_strategy()?.config_dir().join("xknock"))
+        let strategy = etcetera::choose_base_strategy().map_err(HostsError::NoHome)?;
+        Self::read(strategy.config_dir().join("xknock"))
     }
 
     /// Those in a folder, which need not be there.
@@ -130,11 +168,7 @@ impl Hosts {
     /// If the list is there and cannot be used.
     pub fn read(folder: PathBuf) -> Result<Self, HostsError> {
         let path = folder.join(Self::FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(HostsError::Unreadable { path, source }),
-        };
+        let text = read_text(&path)?;
         let hosts = toml::from_str(&text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
             let line = text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1;
@@ -149,93 +183,54 @@ impl Hosts {
     ///
     /// If its key cannot be used.
     pub fn find(&self, name: &str) -> Result<Option<Host>, HostsError> {
-        let by_address = || self.hosts.iter().find(|(_, entry)| entry.address == name);
-        let found = self.hosts.get_key_value(name).or_else(by_address);
+        let by_address =
+            || self.hosts.iter().find(|(_, entry)| same(entry.address.get_ref(), name));
+        let found = self.called(name).or_else(by_address);
         let Some((alias, Entry { address, key, door })) = found else { return Ok(None) };
         let line = read_key(&self.folder.join(key))?;
-        let (alias, address, door) = (alias.clone(), address.clone(), door.clone());
-        Ok(Some(Host { alias, address, line, door }))
+        let (alias, address) = (alias.clone(), address.get_ref().clone());
+        Ok(Some(Host { alias, address, line, door: door.clone() }))
+    }
+
+    /// The entry with this name; OpenSSH hands names on in lower case.
+    fn called(&self, name: &str) -> Option<(&String, &Entry)> {
+        let name = bare(name);
+        let alike = || self.hosts.iter().find(|(alias, _)| same(alias, name));
+        self.hosts.get_key_value(name).or_else(alike)
     }
 
     /// What the hosts are called.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.hosts.keys().map(String::as_str)
     }
+}
 
-    /// Adds a key for the host at `address`, or where the key says. The host gets the name
-    /// `alias`, or that of its address, which is returned.
-    ///
-    /// A key of the same name takes the place of the one that is there; another one only if
-    /// `replace` says so.
-    ///
-    /// # Errors
-    ///
-    /// If nothing was added.
-    pub fn add(
-        &mut self,
-        line: &KeyLine,
-        alias: Option<&str>,
-        address: Option<&str>,
-        replace: bool,
-    ) -> Result<String, HostsError> {
-        let address = address.unwrap_or(&line.host);
-        if address.is_empty() {
-            return Err(HostsError::NoAddress);
-        }
-        let alias = alias.unwrap_or(address);
-        let legal = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
-        let alias = alias.trim_matches(['[', ']']);
-        if alias.is_empty() || !alias.chars().all(legal) || alias.starts_with('-') {
-            return Err(HostsError::Alias(alias.to_owned()));
-        }
-        let key = match self.hosts.get(alias) {
-            Some(entry) => entry.key.clone(),
-            None => Path::new("keys").join(alias.replace(':', "_")),
-        };
-        let path = self.folder.join(&key);
-        if let Ok(other) = read_key(&path)
-            && other.name != line.name
-            && !replace
-        {
-            return Err(HostsError::Other { alias: alias.to_owned(), name: other.name });
-        }
-        let unwritable = |path: &Path| {
-            let path = path.to_owned();
-            move |source| HostsError::Unwritable { path, source }
-        };
-        write_secret(&path, &line.to_text(), true).map_err(unwritable(&path))?;
-        if !self.hosts.contains_key(alias) {
-            self.append(alias, address, &key)?;
-        }
-        Ok(alias.to_owned())
+/// An address or a name without the brackets that IPv6 has in URLs.
+fn bare(name: &str) -> &str {
+    name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
+}
+
+/// Whether two names or addresses mean the same.
+fn same(one: &str, other: &str) -> bool {
+    let (one, other) = (bare(one), bare(other));
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one.eq_ignore_ascii_case(other),
     }
+}
 
-    /// Adds a host to the end of the list, which keeps what the user wrote there.
-    fn append(&mut self, alias: &str, address: &str, key: &Path) -> Result<(), HostsError> {
-        let path = self.folder.join(Self::FILE);
-        let mut text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(HostsError::Unreadable { path, source }),
-        };
-        if !text.is_empty() {
-            text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
-        }
-        let key_text = key.display();
-        let written =
-            write!(text, "[\"{alias}\"]\naddress = \"{address}\"\nkey = \"{key_text}\"\n");
-        debug_assert!(written.is_ok(), "text takes text");
-        write_secret(&path, &text, true)
-            .map_err(|source| HostsError::Unwritable { path, source })?;
-        let entry = Entry { address: address.to_owned(), key: key.to_owned(), door: None };
-        self.hosts.insert(alias.to_owned(), entry);
-        Ok(())
+/// The text of the list, which need not be there.
+fn read_text(path: &Path) -> Result<String, HostsError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(why) => Err(HostsError::Unreadable { path: path.to_owned(), why }),
     }
 }
 
 fn read_key(path: &Path) -> Result<KeyLine, HostsError> {
-    let text = read_secret(path)?;
-    KeyLine::parse(&text).map_err(|source| HostsError::Line { path: path.to_owned(), source })
+    let text = read_secret(path).map_err(HostsError::Key)?;
+    KeyLine::parse(&text).map_err(|why| HostsError::Line { path: path.to_owned(), why })
 }
 
 impl Host {
@@ -267,84 +262,4 @@ impl Host {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keys::{Key, Kind};
-    use tempfile::TempDir;
-
-    fn line(name: &str, host: &str) -> KeyLine {
-        let doors = ["ssh:sealed:62201:seen:30:tcp/22", "web:sealed:62201:seen:30:tcp/443"];
-        let doors = doors.map(|door| door.parse().unwrap()).to_vec();
-        Key::draw(name.into(), host.into(), Kind::Shared, doors, 1_800_000_000, None, None)
-            .unwrap()
-            .1
-    }
-
-    fn hosts() -> (TempDir, Hosts) {
-        let root = TempDir::new().unwrap();
-        let hosts = Hosts::read(root.path().join("xknock")).unwrap();
-        (root, hosts)
-    }
-
-    #[test]
-    fn an_added_key_is_found_by_name_and_address() {
-        let (root, mut hosts) = hosts();
-        let added = hosts.add(&line("laptop", "server.example"), Some("work"), None, false);
-        assert_eq!(added.unwrap(), "work");
-        hosts.add(&line("laptop", "[fd77::1]"), None, None, false).unwrap();
-        let again = Hosts::read(root.path().join("xknock")).unwrap();
-        assert_eq!(again.names().collect::<Vec<_>>(), ["fd77::1", "work"]);
-        for name in ["work", "server.example"] {
-            let host = again.find(name).unwrap().unwrap();
-            assert_eq!((&*host.alias, &*host.address), ("work", "server.example"));
-            assert_eq!(host.door(None).unwrap().name, "ssh");
-            assert_eq!(host.door_to(443).unwrap().name, "web");
-            assert!(host.door(Some("db")).unwrap_err().contains("it opens ssh, web"));
-        }
-        assert!(again.find("elsewhere").unwrap().is_none());
-    }
-
-    #[test]
-    fn what_the_user_wrote_stays() {
-        let (root, mut hosts) = hosts();
-        hosts.add(&line("laptop", "one"), None, None, false).unwrap();
-        let file = root.path().join("xknock/hosts.toml");
-        let text = std::fs::read_to_string(&file).unwrap() + "door = \"web\"  # mine\n";
-        std::fs::write(&file, &text).unwrap();
-        let mut hosts = Hosts::read(root.path().join("xknock")).unwrap();
-        assert_eq!(hosts.find("one").unwrap().unwrap().door(None).unwrap().name, "web");
-        hosts.add(&line("laptop", "two"), None, None, false).unwrap();
-        // A rotated key takes the place of the old one.
-        hosts.add(&line("laptop", "one"), None, None, false).unwrap();
-        assert!(std::fs::read_to_string(&file).unwrap().starts_with(&text));
-        let other = hosts.add(&line("phone", "one"), None, None, false).unwrap_err();
-        assert!(other.to_string().contains("`laptop` already"), "{other}");
-        hosts.add(&line("phone", "one"), None, None, true).unwrap();
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_named() {
-        let (root, mut hosts) = hosts();
-        let said = hosts.add(&line("laptop", ""), None, None, false).unwrap_err().to_string();
-        assert!(said.contains("--host"), "{said}");
-        let said = hosts.add(&line("laptop", "a"), Some("a/b"), None, false).unwrap_err();
-        assert!(said.to_string().contains("cannot be the name"), "{said}");
-        hosts.add(&line("laptop", "one"), None, None, false).unwrap();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            let key = root.path().join("xknock/keys/one");
-            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-            let said = hosts.find("one").unwrap_err().to_string();
-            assert!(said.contains("others can read") && said.contains("chmod 600"), "{said}");
-            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-            std::fs::write(&key, "xknock://one?v=1&key=laptop").unwrap();
-            let said = hosts.find("one").unwrap_err().to_string();
-            assert!(said.contains("keys/one: this key is damaged"), "{said}");
-        }
-        let file = root.path().join("xknock/hosts.toml");
-        std::fs::write(&file, "[one]\naddress = \"one\"\nkey = \"k\"\ndoors = \"ssh\"\n").unwrap();
-        let said = Hosts::read(root.path().join("xknock")).unwrap_err().to_string();
-        assert!(said.contains("hosts.toml:4: unknown field `doors`"), "{said}");
-    }
-}
+mod tests;

@@ -1,19 +1,18 @@
 //! Knocking with a key, again and again until the door opens or it is clear that it will
 //! not.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use etcetera::BaseStrategy as _;
 use knock_common::sequence::{Protocol, Step};
 
+use super::memory::Memory;
+use super::reasons::{Clues, Reasons};
 use super::{Connected, Knock, Target, wait_connect};
 use crate::keys::{
     Action, Address, Addresses, DoorTag, KeyDoor, KeyLine, Method, Request, Roller, SLOT, Sealer,
-    slot_of, write_secret,
+    slot_of,
 };
 
 /// Time between two steps of a sequence.
@@ -28,7 +27,8 @@ pub struct Knocker {
     named: Option<IpAddr>,
     wanted: Option<Duration>,
     memory: Memory,
-    knocks: u32,
+    /// Whether knocks name no address, because nobody answered to one that did.
+    unnamed: bool,
 }
 
 enum Way {
@@ -41,7 +41,7 @@ enum Way {
 pub struct Wishes {
     /// For whom to open, if not for this machine.
     pub address: Option<IpAddr>,
-    /// For how long.
+    /// For how long, if that is shorter than what the door allows.
     pub lasts: Option<Duration>,
 }
 
@@ -59,6 +59,17 @@ pub enum KnockError {
         /// What was asked for.
         what: &'static str,
     },
+    /// A sequence opens its door once, and others come too late.
+    #[error(
+        "door `{door}` cannot be kept open: it opens for {lasts}, and a rolling sequence opens it \
+         once in {} s; on the host, make open_for 1m or more, or the door sealed", SLOT.as_secs()
+    )]
+    Gaps {
+        /// The door.
+        door: String,
+        /// How long it opens.
+        lasts: String,
+    },
     /// A door opens for those who knock only.
     #[error(
         "door `{0}` opens for the address that a knock comes from, and for no other one: leave \
@@ -66,16 +77,16 @@ pub enum KnockError {
     )]
     OnlyMine(String),
     /// It could not be sent.
-    #[error("cannot send a knock to {target}: {source}")]
+    #[error("cannot send a knock to {target}: {why}")]
     Send {
         /// Where to.
         target: Target,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// No random bytes.
     #[error("this system gives no random bytes: {0}")]
-    Random(#[from] getrandom::Error),
+    Random(getrandom::Error),
     /// A step could not be sent.
     #[error(transparent)]
     Step(#[from] super::SendError),
@@ -116,8 +127,10 @@ impl Knocker {
             }
         };
         let memory = Memory::of(&line);
-        let Wishes { address: named, lasts: wanted } = wishes;
-        Ok(Self { line, door, target, way, named, wanted, memory, knocks: 0 })
+        let named = wishes.address;
+        // The host refuses what is longer than it allows; without a wish it gives that.
+        let wanted = wishes.lasts.map(whole_seconds).filter(|wanted| *wanted < door.open_for);
+        Ok(Self { line, door, target, way, named, wanted, memory, unnamed: false })
     }
 
     /// The first TCP service behind the door, which tells whether it is open.
@@ -127,26 +140,40 @@ impl Knocker {
 
     /// How long the door stays open after a knock.
     pub fn lasts(&self) -> Duration {
-        self.wanted.unwrap_or(self.door.open_for).min(self.door.open_for)
+        self.wanted.unwrap_or(self.door.open_for)
     }
 
     /// When to knock again to keep the door open.
     pub fn renewal(&self) -> Duration {
         match self.way {
-            Way::Sealed { .. } => self.lasts() / 2,
-            // A slot's sequence opens once; the next one begins in less than a slot.
-            Way::Rolling { .. } => (self.lasts() / 2).max(SLOT),
+            // A slot's sequence opens once, so that of the next one is what keeps the door open.
+            Way::Rolling { .. } if self.lasts() / 2 <= SLOT => until_next_slot(now_ns()),
+            _ => self.lasts() / 2,
         }
-        .max(Duration::from_secs(1))
     }
 
-    /// Knocks once; what was sent.
+    /// Whether the door can be kept open by knocking again.
+    ///
+    /// # Errors
+    ///
+    /// If there would be gaps.
+    pub fn may_keep(&self) -> Result<(), KnockError> {
+        match self.way {
+            Way::Rolling { .. } if self.lasts() <= SLOT => {
+                let (door, lasts) = (self.door.name.clone(), self.lasts());
+                Err(KnockError::Gaps { door, lasts: humantime::format_duration(lasts).to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Knocks once, naming an address or not as the knock did to which the port answered; what
+    /// was sent.
     ///
     /// # Errors
     ///
     /// If it could not be sent.
     pub fn knock(&mut self) -> Result<String, KnockError> {
-        self.knocks += 1;
         self.send(Action::Open)
     }
 
@@ -187,25 +214,29 @@ impl Knocker {
                 Ok(sent)
             }
             (Way::Sealed { sealer, port, addresses }, _) => {
-                let failed = |source| KnockError::Send { target, source };
+                let failed = |why| KnockError::Send { target, why };
                 let socket = UdpSocket::bind(target.any()).map_err(failed)?;
                 let to = target.with_port(*port);
                 socket.connect(to).map_err(failed)?;
                 let local = socket.local_addr().map_err(failed)?.ip();
                 let address = match self.named {
                     Some(named) => Address::Named(named),
-                    None => address(*addresses, local, to.ip(), self.knocks),
+                    // It closes what is open for who sends it, so catching it gains nothing.
+                    None if action == Action::Close && *addresses != Addresses::Own => {
+                        Address::Seen
+                    }
+                    None => address(*addresses, local, to.ip(), self.unnamed),
                 };
                 let request = Request {
                     action,
-                    time_ns: self.memory.newer(now_ns),
+                    time_ns: self.memory.next(now_ns),
                     doors: vec![DoorTag::of(&self.door.name)],
-                    wanted_s: self.wanted.map_or(0, |wanted| {
-                        u32::try_from(wanted.as_secs().max(1)).unwrap_or(u32::MAX)
-                    }),
+                    wanted_s: self
+                        .wanted
+                        .map_or(0, |wanted| u32::try_from(wanted.as_secs()).unwrap_or(u32::MAX)),
                     address,
                 };
-                let packet = sealer.seal(&request)?;
+                let packet = sealer.seal(&request).map_err(KnockError::Random)?;
                 socket.send(&packet).map_err(failed)?;
                 self.memory.remember(request.time_ns);
                 let whom = match address {
@@ -219,7 +250,7 @@ impl Knocker {
     }
 
     /// Knocks until `port` answers, anew each time, for at most `limit`. `on_knock` hears of
-    /// every knock.
+    /// every knock. Those that follow are of the kind that was answered.
     ///
     /// # Errors
     ///
@@ -235,9 +266,11 @@ impl Knocker {
         let started = Instant::now();
         let mut patience = Duration::from_secs(1);
         let mut refused = false;
+        self.unnamed = false;
         loop {
             let left = limit.saturating_sub(started.elapsed());
             if left.is_zero() {
+                self.unnamed = false;
                 return Err(OpenError::NoAnswer(self.reasons(refused)));
             }
             on_knock(&self.knock()?);
@@ -246,54 +279,22 @@ impl Knocker {
                 Connected::Refused => refused = true,
                 Connected::Silent => refused = false,
             }
+            self.unnamed = true;
             patience = (patience * 2).min(LONGEST_TRY);
         }
     }
 
-    /// What may be the matter, the most certain first.
     fn reasons(&self, refused: bool) -> Reasons {
-        let now = now_ns();
-        let seconds = |ns: u64| ns / 1_000_000_000;
-        let mut reasons = Vec::new();
-        if refused {
-            reasons.push("the host refused the connection: nothing listens there".to_owned());
-        }
-        let slow = self.line.made.saturating_sub(seconds(now));
-        if slow > 0 {
-            reasons.push(format!(
-                "this machine's clock is at least {slow} s slow: the key was made later than now"
-            ));
-        }
-        let back = self.memory.newest_ns.saturating_sub(now);
-        if seconds(back) > 0 {
-            reasons.push(format!(
-                "this machine's clock is {} s behind what it was at the last knock, and the host \
-                 takes no knock that is older than that",
-                seconds(back)
-            ));
-        }
-        if let Some(until) = self.line.until
-            && until <= seconds(now)
-        {
-            reasons.push(format!("the key ended {} s ago", seconds(now) - until));
-        }
-        if let Method::Sealed { addresses: Addresses::Own, .. } = self.door.method {
-            let what = "this door takes no knocks through NAT (`addresses = \"own\"`)";
-            reasons.push(what.to_owned());
-        }
-        let port = match self.door.method {
-            Method::Sealed { port, .. } => format!("UDP port {port}"),
-            Method::Rolling(_) => "UDP".to_owned(),
+        let clues = Clues {
+            line: &self.line,
+            door: &self.door,
+            target: self.target,
+            now_s: now_ns() / 1_000_000_000,
+            refused,
+            set_back: self.memory.set_back(),
+            shorter: self.wanted.is_some(),
         };
-        if !refused && reasons.is_empty() {
-            reasons.push(format!(
-                "the key was removed or rotated on the host, this machine's clock is off by more \
-                 than {} s (compare it with `date -u`), {port} is filtered on the way, or nothing \
-                 listens there",
-                SLOT.as_secs()
-            ));
-        }
-        Reasons(reasons)
+        clues.reasons()
     }
 }
 
@@ -308,23 +309,13 @@ pub enum OpenError {
     NoAnswer(Reasons),
 }
 
-/// What may be the matter.
-#[derive(Debug)]
-pub struct Reasons(Vec<String>);
-
-impl fmt::Display for Reasons {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
-}
-
 /// For whom to ask. A named address is worth nothing to who catches the packet and sends it
 /// on; but behind NAT this machine does not know the address that the host sees.
-fn address(addresses: Addresses, local: IpAddr, server: IpAddr, knocks: u32) -> Address {
+fn address(addresses: Addresses, local: IpAddr, server: IpAddr, unnamed: bool) -> Address {
     let translated = is_private(local) && !is_private(server);
     match addresses {
         Addresses::Own => Address::Named(local),
-        _ if translated || knocks > 1 => Address::Seen,
+        _ if translated || unnamed => Address::Seen,
         _ => Address::Named(local),
     }
 }
@@ -343,46 +334,20 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
+/// A knock asks for whole seconds, and none of them would mean the door's own time.
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs().max(1))
+}
+
+/// How long it takes until another sequence opens.
+fn until_next_slot(now_ns: u64) -> Duration {
+    let slot = SLOT.as_nanos() as u64;
+    Duration::from_nanos(slot - now_ns % slot)
+}
+
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The time of the newest knock of a key, so that the next one is newer and a clock that was
-/// set back is noticed.
-struct Memory {
-    file: Option<PathBuf>,
-    newest_ns: u64,
-}
-
-impl Memory {
-    fn of(line: &KeyLine) -> Self {
-        let strategy = etcetera::choose_base_strategy().ok();
-        let folder = strategy.map(|s| s.state_dir().unwrap_or_else(|| s.data_dir()));
-        let file = folder.map(|folder| folder.join("xknock").join(line.id.to_string()));
-        let text = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-        let newest_ns = text.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        Self { file, newest_ns }
-    }
-
-    /// The time that the next knock names: now, or just after the last one if the clock was
-    /// set back by less than hosts notice.
-    fn newer(&self, now_ns: u64) -> u64 {
-        let slack = SLOT.as_nanos() as u64;
-        if self.newest_ns >= now_ns && self.newest_ns - now_ns < slack {
-            self.newest_ns + 1
-        } else {
-            now_ns
-        }
-    }
-
-    /// Notes a time. That it cannot be kept is no reason not to knock.
-    fn remember(&mut self, time_ns: u64) {
-        self.newest_ns = self.newest_ns.max(time_ns);
-        if let Some(file) = &self.file {
-            let _ = write_secret(file, &self.newest_ns.to_string(), true);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -394,24 +359,24 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let (home, office) = (ip("192.168.1.5"), ip("10.0.0.1"));
         let (public, server) = (ip("198.51.100.7"), ip("203.0.113.1"));
-        let choose = |local, to, knocks| address(Addresses::Seen, local, to, knocks);
-        assert_eq!(choose(public, server, 1), Address::Named(public));
-        assert_eq!(choose(home, office, 1), Address::Named(home), "no NAT inside a site");
-        assert_eq!(choose(home, server, 1), Address::Seen, "behind NAT");
-        assert_eq!(choose(ip("100.64.0.9"), server, 1), Address::Seen, "behind a carrier's NAT");
-        assert_eq!(choose(public, server, 2), Address::Seen, "the host may see another one");
-        assert_eq!(address(Addresses::Own, home, server, 2), Address::Named(home));
+        let choose = |local, to, unnamed| address(Addresses::Seen, local, to, unnamed);
+        assert_eq!(choose(public, server, false), Address::Named(public));
+        assert_eq!(choose(home, office, false), Address::Named(home), "no NAT inside a site");
+        assert_eq!(choose(home, server, false), Address::Seen, "behind NAT");
+        assert_eq!(
+            choose(ip("100.64.0.9"), server, false),
+            Address::Seen,
+            "behind a carrier's NAT"
+        );
+        assert_eq!(choose(public, server, true), Address::Seen, "the host may see another one");
+        assert_eq!(address(Addresses::Own, home, server, true), Address::Named(home));
     }
 
     #[test]
-    fn each_knock_is_newer_than_the_last() {
-        let mut memory = Memory { file: None, newest_ns: 0 };
-        assert_eq!(memory.newer(1 << 60), 1 << 60);
-        memory.remember(1 << 60);
-        assert_eq!(memory.newer(1 << 60), (1 << 60) + 1);
-        assert_eq!(memory.newer((1 << 60) - 1_000_000_000), (1 << 60) + 1);
-        // A clock that went back far: the host would not take a time so far ahead either.
-        let far = (1 << 60) - 3_600_000_000_000;
-        assert_eq!(memory.newer(far), far);
+    fn the_next_slot_begins_within_one() {
+        let slot = SLOT.as_nanos() as u64;
+        assert_eq!(until_next_slot(7 * slot), SLOT);
+        assert_eq!(until_next_slot(7 * slot + 1), SLOT - Duration::from_nanos(1));
+        assert_eq!(until_next_slot(8 * slot - 1), Duration::from_nanos(1));
     }
 }

@@ -3,7 +3,9 @@
 
 mod hosts;
 mod knocker;
+mod memory;
 mod pipe;
+mod reasons;
 mod steps;
 mod target;
 
@@ -15,9 +17,10 @@ use std::time::{Duration, Instant};
 use knock_common::sequence::{Protocol, Step};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-pub use hosts::{Host, Hosts, HostsError};
-pub use knocker::{KnockError, Knocker, OpenError, Reasons, Wishes};
-pub use pipe::pipe;
+pub use hosts::{Host, Hosts, HostsError, Import};
+pub use knocker::{KnockError, Knocker, OpenError, Wishes};
+pub use pipe::{PipeError, pipe};
+pub use reasons::Reasons;
 pub use steps::{StepError, parse_steps};
 pub use target::{Family, Target, TargetError};
 
@@ -34,11 +37,11 @@ pub struct Knock {
 
 /// A step that could not be sent.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot send {step} to {target}: {source}")]
+#[error("cannot send {step} to {target}: {why}")]
 pub struct SendError {
     step: Step,
     target: Target,
-    source: io::Error,
+    why: io::Error,
 }
 
 impl Knock {
@@ -50,7 +53,7 @@ impl Knock {
     pub fn send(&self, mut on_step: impl FnMut(Step)) -> Result<(), SendError> {
         let failed = |step| {
             let target = self.target;
-            move |source| SendError { step, target, source }
+            move |why| SendError { step, target, why }
         };
         for (index, &step) in self.steps.iter().enumerate() {
             // The socket is kept until the gap is over, so that its packet leaves even

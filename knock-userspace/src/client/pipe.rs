@@ -4,35 +4,54 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
+/// Which end broke.
+#[derive(Debug, thiserror::Error)]
+pub enum PipeError {
+    /// That to the host.
+    #[error("the connection broke: {0}")]
+    Connection(io::Error),
+    /// That on this side.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
 /// Copies standard input to `stream` and `stream` to standard output, until the other side
 /// has said all. What comes in after that has nowhere to go.
 ///
 /// # Errors
 ///
 /// If the connection breaks, or standard output does.
-pub fn pipe(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let to_host = stream.try_clone()?;
+pub fn pipe(stream: &TcpStream) -> Result<(), PipeError> {
+    stream.set_nodelay(true).map_err(PipeError::Connection)?;
+    let to_host = stream.try_clone().map_err(PipeError::Connection)?;
     // Nobody waits for it: it ends with this process if standard input stays open.
     thread::spawn(move || {
         let _ = copy(io::stdin().lock(), &to_host);
         let _ = to_host.shutdown(Shutdown::Write);
     });
-    copy(stream, io::stdout().lock())
+    copy(stream, io::stdout().lock()).map_err(|broken| match broken {
+        Broken::From(error) => PipeError::Connection(error),
+        Broken::To(error) => PipeError::Output(error),
+    })
+}
+
+enum Broken {
+    From(io::Error),
+    To(io::Error),
 }
 
 /// Hands on what comes as it comes, without waiting for a buffer to fill.
-fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+fn copy(mut from: impl Read, mut to: impl Write) -> Result<(), Broken> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(length) => {
-                to.write_all(&buffer[..length])?;
-                to.flush()?;
+                let written = to.write_all(&buffer[..length]).and_then(|()| to.flush());
+                written.map_err(Broken::To)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(Broken::From(error)),
         }
     }
 }

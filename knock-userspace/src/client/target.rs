@@ -19,18 +19,22 @@ pub enum Family {
 /// One address, with its scope if it is link-local. All steps and the connection that
 /// follows go there, because a grant is for the family that knocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target(SocketAddr);
+pub struct Target {
+    address: SocketAddr,
+    /// It was chosen before addresses of the other family, or they cannot be reached.
+    has_both: bool,
+}
 
 /// Why a name cannot be knocked on.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// It has no address.
-    #[error("cannot find the host `{name}`: {source}")]
+    #[error("cannot find the host `{name}`: {why}")]
     Unknown {
         /// The name.
         name: String,
         /// What the resolver said.
-        source: io::Error,
+        why: io::Error,
     },
     /// It has none of the wanted family.
     #[error("the host `{name}` has no {family} address")]
@@ -41,12 +45,12 @@ pub enum TargetError {
         family: &'static str,
     },
     /// None of its addresses can be reached.
-    #[error("no route to `{name}`: {source}")]
+    #[error("no route to `{name}`: {why}")]
     NoRoute {
         /// The name.
         name: String,
         /// What the system said of the last address.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -57,10 +61,12 @@ impl Target {
     ///
     /// See [`TargetError`].
     pub fn resolve(name: &str, family: Family) -> Result<Self, TargetError> {
-        let unknown = |source| TargetError::Unknown { name: name.to_owned(), source };
+        let unknown = |why| TargetError::Unknown { name: name.to_owned(), why };
         // Any port will do: only the address counts.
         let literal = name.trim_start_matches('[').trim_end_matches(']');
-        let addresses = (literal, 9).to_socket_addrs().map_err(unknown)?;
+        let addresses: Vec<_> = (literal, 9).to_socket_addrs().map_err(unknown)?.collect();
+        let has_both =
+            addresses.iter().any(SocketAddr::is_ipv4) && addresses.iter().any(SocketAddr::is_ipv6);
         let mut last_error = None;
         for address in addresses {
             let wanted = match family {
@@ -72,13 +78,13 @@ impl Target {
                 continue;
             }
             match route(address) {
-                Ok(()) => return Ok(Self(address)),
+                Ok(()) => return Ok(Self { address, has_both: has_both && family == Family::Any }),
                 Err(error) => last_error = Some(error),
             }
         }
         let name = name.to_owned();
         Err(match (last_error, family) {
-            (Some(source), _) => TargetError::NoRoute { name, source },
+            (Some(why), _) => TargetError::NoRoute { name, why },
             (None, Family::V4) => TargetError::WrongFamily { name, family: "IPv4" },
             (None, _) => TargetError::WrongFamily { name, family: "IPv6" },
         })
@@ -86,14 +92,30 @@ impl Target {
 
     /// The address with this port.
     pub fn with_port(self, port: u16) -> SocketAddr {
-        let mut address = self.0;
+        let mut address = self.address;
         address.set_port(port);
         address
     }
 
+    /// What to give the client for an address of the other family, if the host has one and the
+    /// user left the choice open.
+    pub(super) const fn other_family(self) -> Option<&'static str> {
+        match (self.has_both, self.address) {
+            (false, _) => None,
+            (true, SocketAddr::V4(_)) => Some("-6"),
+            (true, SocketAddr::V6(_)) => Some("-4"),
+        }
+    }
+
+    /// The same of a host with addresses of both families.
+    #[cfg(test)]
+    pub(super) const fn beside_another_family(self) -> Self {
+        Self { has_both: true, ..self }
+    }
+
     /// What a socket that sends there is bound to.
     pub(super) fn any(self) -> SocketAddr {
-        any(self.0)
+        any(self.address)
     }
 }
 
@@ -112,7 +134,7 @@ fn route(address: SocketAddr) -> io::Result<()> {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.ip().fmt(f)
+        self.address.ip().fmt(f)
     }
 }
 

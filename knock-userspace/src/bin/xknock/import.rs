@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Read as _};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use knock_userspace::client::Hosts;
+use knock_userspace::client::{Hosts, Import};
 use knock_userspace::keys::{KeyLine, Method};
 use zeroize::Zeroizing;
 
@@ -16,10 +16,11 @@ pub(crate) struct ImportArgs {
     /// What to call the host; its name or address if not given.
     #[arg(long = "as", value_name = "NAME")]
     alias: Option<String>,
-    /// Where the host is, if the key does not say so.
+    /// Where the host is: its name or address, without a user. Needed if the key does not say
+    /// so and is not a newer one of a host that is known.
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
-    /// Replaces another key for this host.
+    /// Replaces another key for this host, or its address.
     #[arg(long)]
     replace: bool,
 }
@@ -31,7 +32,12 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
     };
     let line = KeyLine::parse(&text)?;
     let mut hosts = Hosts::of_user()?;
-    let alias = hosts.add(&line, args.alias.as_deref(), args.host.as_deref(), args.replace)?;
+    let import = Import {
+        alias: args.alias.as_deref(),
+        address: args.host.as_deref(),
+        replace: args.replace,
+    };
+    let alias = hosts.add(&line, import)?;
     println!("Imported the key `{}` for {alias}. To knock:", line.name);
     for door in &line.doors {
         let method = match door.method {

@@ -1,5 +1,6 @@
 //! The client's command line.
 
+mod command;
 mod import;
 mod proxy;
 mod with_key;
@@ -18,7 +19,7 @@ use knock_userspace::keys::no_core_dumps;
 ///
 /// Without steps, it knocks with the key that was imported for the host.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "xknock", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Cli {
     #[command(subcommand)]
@@ -37,6 +38,9 @@ enum Command {
     Proxy(proxy::ProxyArgs),
 }
 
+/// What makes sense with a key only.
+const WITH_KEY: [&str; 6] = ["door", "then", "keep", "close", "lasts", "address"];
+
 #[derive(Args)]
 struct KnockArgs {
     /// Name or address of the host, or what it was called when its key was imported.
@@ -49,33 +53,36 @@ struct KnockArgs {
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     #[arg(conflicts_with_all = ["steps", "classic"])]
     then: Vec<String>,
-    /// Keeps the door open while the command runs.
-    #[arg(long, requires = "then")]
+    /// Keeps the door open while the command runs, by knocking again in time.
+    #[arg(long, requires = "then", conflicts_with_all = ["steps", "classic"])]
     keep: bool,
-    /// Closes the door after the command; without one, closes it now.
+    /// Closes the door after the command, also when that is ended by a signal; without a
+    /// command, closes it now.
     #[arg(long, conflicts_with_all = ["steps", "classic"])]
     close: bool,
     /// Opens for this long, if that is shorter than what the door allows.
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = some_time)]
     #[arg(conflicts_with_all = ["steps", "classic"])]
     lasts: Option<Duration>,
     /// Opens for this address instead of this machine.
     #[arg(long, conflicts_with_all = ["steps", "classic"])]
     address: Option<IpAddr>,
     /// The steps in order, as in tcp/7000,udp/8000,tcp/9000.
-    #[arg(long, value_name = "STEPS", value_parser = parse_steps)]
+    #[arg(long, value_name = "STEPS", value_parser = parse_steps, group = "sequence")]
     steps: Option<Steps>,
     /// The steps as the classic client takes them: 7000:tcp 8000:udp 9000.
-    #[arg(value_name = "PORT[:PROTOCOL]", value_parser = parse_steps, conflicts_with = "steps")]
+    #[arg(value_name = "PORT[:PROTOCOL]", value_parser = parse_steps, group = "sequence")]
     classic: Vec<Steps>,
     /// Time between two steps, so that they arrive in order.
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
+    #[arg(requires = "sequence", conflicts_with_all = WITH_KEY)]
     gap: Duration,
-    /// Waits until this TCP port answers, as in tcp/22.
+    /// Waits until this TCP port answers, as in tcp/22. With a key, it waits by itself.
     #[arg(long, value_name = "SERVICE", value_parser = tcp_service)]
+    #[arg(requires = "sequence", conflicts_with_all = WITH_KEY)]
     wait: Option<Step>,
     /// Gives up waiting after this time. [default: 10s; 45s for rolling sequences]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
     timeout: Option<Duration>,
     #[command(flatten)]
     family: FamilyArgs,
@@ -114,6 +121,14 @@ fn tcp_service(text: &str) -> Result<Step, String> {
     }
 }
 
+/// A time that is not over before it began.
+fn some_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text).map_err(|error| error.to_string())? {
+        Duration::ZERO => Err("that is no time at all: give 1s or more".to_owned()),
+        time => Ok(time),
+    }
+}
+
 /// How long a port may take to answer, unless the user says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -138,14 +153,27 @@ fn knock(args: KnockArgs) -> Result<ExitCode> {
     let name = args.host.as_deref().unwrap_or_default();
     if args.steps.is_some() || !args.classic.is_empty() {
         send_steps(args).map(|()| ExitCode::SUCCESS)
-    } else if let Some(host) = Hosts::of_user()?.find(name)? {
-        with_key::knock(&host, &args)
     } else {
+        let hosts = Hosts::of_user()?;
+        if let Some(host) = hosts.find(name)? {
+            return with_key::knock(&host, &args);
+        }
         let message = format!(
             "no steps, and no key for `{name}`: give --steps tcp/7000,udp/8000 or, as for knock, \
-             7000:tcp 8000:udp, or import a key with `xknock import`"
+             7000:tcp 8000:udp, or import a key with `xknock import`{}",
+            known(&hosts)
         );
         Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
+    }
+}
+
+/// For which hosts there are keys, to be added to a complaint.
+fn known(hosts: &Hosts) -> String {
+    let names: Vec<_> = hosts.names().collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("; there are keys for {}", names.join(", "))
     }
 }
 

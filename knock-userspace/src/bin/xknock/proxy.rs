@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use knock_userspace::client::{Hosts, Knocker, Target, Wishes, pipe};
 
-use crate::FamilyArgs;
 use crate::with_key::{explain, patience, renew};
+use crate::{FamilyArgs, known, some_time};
 
 #[derive(Args)]
 pub(crate) struct ProxyArgs {
@@ -20,15 +20,20 @@ pub(crate) struct ProxyArgs {
     #[arg(long)]
     keep: bool,
     /// Gives up after this time. [default: 10s; 45s for rolling sequences]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
     timeout: Option<Duration>,
     #[command(flatten)]
     family: FamilyArgs,
 }
 
 pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
-    let Some(host) = Hosts::of_user()?.find(&args.host)? else {
-        bail!("there is no key for `{}`: import one with `xknock import`", args.host);
+    let hosts = Hosts::of_user()?;
+    let Some(host) = hosts.find(&args.host)? else {
+        bail!(
+            "there is no key for `{}`: import one with `xknock import`{}",
+            args.host,
+            known(&hosts)
+        );
     };
     let door = host.door_to(args.port).ok_or_else(|| {
         anyhow!("the key for `{}` opens no door to tcp/{}", host.alias, args.port)
@@ -36,6 +41,9 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
     let target = Target::resolve(&host.address, args.family.family())?;
     let timeout = args.timeout.unwrap_or_else(|| patience(door));
     let mut knocker = Knocker::new(host.line.clone(), door.clone(), target, Wishes::default())?;
+    if args.keep {
+        knocker.may_keep()?;
+    }
     let service = format!("tcp/{}", args.port);
     let opened = knocker.open(args.port, timeout, |_| {});
     let (stream, _) = opened.map_err(|error| explain(error, &service, target, timeout))?;
@@ -49,5 +57,5 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
         drop(done);
         result
     })
-    .with_context(|| format!("the connection to {service} on {target} broke"))
+    .with_context(|| format!("{service} on {target}"))
 }

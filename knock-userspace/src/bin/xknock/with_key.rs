@@ -1,14 +1,14 @@
 //! Knocking with a key, and what happens while the door is open.
 
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use knock_userspace::client::{Host, Knocker, OpenError, Target, Wishes};
 use knock_userspace::keys::{KeyDoor, Method};
 
-use crate::{KnockArgs, PATIENCE};
+use crate::{KnockArgs, PATIENCE, command};
 
 /// A rolling sequence whose slot was used before waits for the next one.
 const ROLLING_PATIENCE: Duration = Duration::from_secs(45);
@@ -31,6 +31,9 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
             eprintln!("{what} to {target}");
         }
     };
+    if args.keep {
+        knocker.may_keep()?;
+    }
     if args.close {
         knocker.may_close()?;
         if args.then.is_empty() {
@@ -51,11 +54,17 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
     if args.then.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let code = run(&mut knocker, &args.then, args.keep)?;
+    let mut code = run(&mut knocker, args);
     if args.close {
-        say(&knocker.close()?);
+        match knocker.close() {
+            Ok(sent) => say(&sent),
+            Err(error) => {
+                eprintln!("xknock: {:#}", anyhow!(error));
+                code = code.max(1);
+            }
+        }
     }
-    Ok(code)
+    Ok(ExitCode::from(code))
 }
 
 /// Says why a door did not open.
@@ -74,30 +83,31 @@ pub(crate) fn explain(
     }
 }
 
-/// Runs a command to its end, knocking meanwhile if `keep` says so; its exit status.
-fn run(knocker: &mut Knocker, command: &[String], keep: bool) -> Result<ExitCode> {
-    let Some((program, arguments)) = command.split_first() else { bail!("no command") };
-    // An interrupt from the terminal is for the command; this process still has to close.
-    #[cfg(unix)]
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
-        let noticed = std::sync::Arc::default();
-        signal_hook::flag::register(signal, noticed).context("cannot catch signals")?;
-    }
-    let status = std::thread::scope(|scope| {
+/// Runs the command to its end, knocking meanwhile if the user wants that; its exit status,
+/// as a shell has it.
+fn run(knocker: &mut Knocker, args: &KnockArgs) -> u8 {
+    // A dash in front of the command says nothing here.
+    let words = args.then.strip_prefix(&["--".to_owned()]).unwrap_or(&args.then);
+    let Some((program, arguments)) = words.split_first() else { return 0 };
+    let ended = std::thread::scope(|scope| {
         let (done, ended) = channel();
-        if keep {
+        if args.keep {
             scope.spawn(move || renew(knocker, &ended));
         }
-        let status = process::Command::new(program).args(arguments).status();
+        let status = command::run(program, arguments, args.close);
         drop(done);
         status
     });
-    let status = status.with_context(|| format!("cannot run `{program}`"))?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    match ended {
+        Ok(status) => command::code(status),
+        Err(error) => {
+            eprintln!("xknock: cannot run `{program}`: {error}");
+            command::code_of(&error)
+        }
+    }
 }
 
-/// Knocks again whenever half of the door's time is over, until the other end of `ended` is
+/// Knocks again whenever it is time to, until the other end of `ended` is
 /// gone.
 pub(crate) fn renew(knocker: &mut Knocker, ended: &Receiver<()>) {
     while ended.recv_timeout(knocker.renewal()) == Err(RecvTimeoutError::Timeout) {
