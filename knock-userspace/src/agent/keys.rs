@@ -15,7 +15,7 @@ use super::{Agent, AgentError, Sources, clock, start};
 use crate::compile::{Served, Way, taken};
 use crate::kernel::{Detector, KernelError, MAX_KEYS};
 use crate::keyring::{Admission, Denial, Keyring, Misfit, Numbers, misfits, until_next_slot};
-use crate::keys::{Action, Folder, Newest, create_private};
+use crate::keys::{Action, Folder, Newest, create_private, slot_of};
 use crate::places::Places;
 use crate::policy::{Method, Policy};
 
@@ -36,6 +36,8 @@ pub(super) struct Keys {
     misfits: BTreeSet<Misfit>,
     /// Whether the trie has sequences of keys.
     rolled_before: bool,
+    /// The slot in which they were computed.
+    slot: u64,
     /// Whether this process found that the file of newest times was lost.
     lost: bool,
     /// The newest time that was too far ahead when that was last told.
@@ -57,6 +59,7 @@ impl Keys {
             complaints: HashSet::new(),
             misfits: BTreeSet::new(),
             rolled_before: false,
+            slot: 0,
             lost: false,
             told_ahead: None,
             rolled: Vec::new(),
@@ -159,7 +162,9 @@ impl Keys {
     /// The sequences that are alive.
     pub(super) fn ways(&mut self, policy: &Policy, served: &Served) -> Vec<Way> {
         let Some(ring) = &mut self.ring else { return Vec::new() };
-        let ways = ring.ways(policy, &taken(policy, served), clock::wall_ns());
+        let now_ns = clock::wall_ns();
+        let ways = ring.ways(policy, &taken(policy, served), now_ns);
+        self.slot = slot_of(now_ns);
         self.rolled_before = !ways.is_empty();
         ways
     }
@@ -230,7 +235,11 @@ impl Keys {
         let end = end.map(|end| {
             Duration::from_nanos(end.saturating_mul(1_000_000_000).saturating_sub(now_ns))
         });
-        let slot = ring.rolls(policy).then(|| until_next_slot(now_ns));
+        // A slot may have begun while the sequences of the one before were being written.
+        let slot = ring.rolls(policy).then(|| match slot_of(now_ns) == self.slot {
+            true => until_next_slot(now_ns),
+            false => Duration::ZERO,
+        });
         let reread = self.reread.map(|at| at.saturating_duration_since(Instant::now()));
         [end, slot, reread].into_iter().flatten().min()
     }

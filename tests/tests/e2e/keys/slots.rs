@@ -4,19 +4,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_common::sequence::Step;
 use knock_tests::raw;
-use knock_userspace::keys::{KeyLine, Method, Roller, slot_of};
+use knock_tests::services::eventually;
+use knock_userspace::keys::{KeyLine, Method, Roller, SLOT, slot_of};
 
 use super::{ROLLING, Site};
 use crate::SSH;
 
 const RENEWED: &str = "keys renewed in the detector";
 
-/// The steps of the key in `line` at this moment.
-fn steps(line: &str) -> Vec<Step> {
+fn slot() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
+    slot_of(u64::try_from(now).expect("before 2554"))
+}
+
+/// The steps of the key in `line` in a slot.
+fn steps(line: &str, slot: u64) -> Vec<Step> {
     let line = KeyLine::parse(line).expect("a line");
     let Method::Rolling(rolling) = &line.doors[0].method else { panic!("a rolling door") };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
-    let slot = slot_of(u64::try_from(now).expect("before 2554"));
     Roller::new(&line.credential).expect("a shared key").steps("ssh", slot, rolling)
 }
 
@@ -27,8 +31,9 @@ fn a_knock_half_way_goes_on_when_keys_change_and_a_slot_ends() {
     let log = [("RUST_LOG", "info,knock_userspace::agent::keys=debug")];
     let mut agent = site.keys.start_with(&site.lab.server, &log);
     let (client, server) = (&site.lab.client, &site.lab.server);
+    let begun = slot();
     let frames: Vec<_> =
-        steps(&line).into_iter().map(|step| raw::knock(server, client.v4, step)).collect();
+        steps(&line, begun).into_iter().map(|step| raw::knock(server, client.v4, step)).collect();
     raw::send(client, frames[..2].to_vec());
     // Another key, whose steps may begin with the same ports.
     site.add("phone", &[]);
@@ -36,7 +41,10 @@ fn a_knock_half_way_goes_on_when_keys_change_and_a_slot_ends() {
     agent.await_message(RENEWED);
     raw::send(client, frames[2..4].to_vec());
     // The next slot, and with it one that is alive no more.
-    agent.await_message(RENEWED);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let end = SLOT * u32::try_from(begun + 1).expect("before 6053");
+    std::thread::sleep(end.saturating_sub(now));
+    eventually("the next slot's keys", || agent.log().matches(RENEWED).count() > 1);
     raw::send(client, frames[4..].to_vec());
     agent.await_opened(client.v4, SSH);
     assert!(!site.is_open_for_stranger());
