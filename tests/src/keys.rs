@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::agent::{Agent, Config, program, xknockd};
 use crate::lab::Host;
-use crate::process::Process;
+use crate::process::{Process, seconds};
 
 /// A server's config and keys, in a folder of their own.
 #[derive(Debug)]
@@ -155,7 +155,11 @@ impl Device {
     ///
     /// If it fails.
     pub fn knock(&self, host: &Host, arguments: &[&str]) -> String {
-        let output = self.xknock(host, arguments);
+        // As long as it takes here, unless a test is about that.
+        let patient = ["--timeout", &seconds(30)];
+        let chosen = ["--timeout", "--close"].iter().any(|word| arguments.contains(word));
+        let more: &[&str] = if chosen { &[] } else { &patient };
+        let output = self.xknock(host, &[arguments, more].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
         said
