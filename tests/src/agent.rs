@@ -4,6 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use knock_userspace::kernel::Pins;
 use knock_userspace::places::Places;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::Host;
-use crate::process::Process;
+use crate::process::{Process, patience};
 
 /// The path of one of the project's programs, beside the test that runs.
 ///
@@ -150,7 +151,12 @@ impl Agent {
 
     /// Waits for a record whose message contains `text`.
     pub fn await_message(&mut self, text: &str) -> Value {
-        self.process.await_line(text, |line| {
+        self.await_message_within(text, patience())
+    }
+
+    /// The same, for at most `limit`.
+    pub fn await_message_within(&mut self, text: &str, limit: Duration) -> Value {
+        self.process.await_line_within(limit, text, |line| {
             let record: Value = serde_json::from_str(line).ok()?;
             record["message"].as_str()?.contains(text).then_some(record)
         })

@@ -68,8 +68,22 @@ impl Process {
     /// # Panics
     ///
     /// If none comes in time or the process ends, with everything it said.
-    pub fn await_line<T>(&mut self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + patience();
+    pub fn await_line<T>(&mut self, what: &str, wanted: impl FnMut(&str) -> Option<T>) -> T {
+        self.await_line_within(patience(), what, wanted)
+    }
+
+    /// The same, for at most `limit`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Process::await_line`].
+    pub fn await_line_within<T>(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut wanted: impl FnMut(&str) -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {

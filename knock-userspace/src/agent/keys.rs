@@ -360,7 +360,8 @@ impl Agent {
         }
         let begun = Instant::now();
         let result = self.try_renew_keys(sources);
-        debug!(took_ms = begun.elapsed().as_millis(), "keys renewed in the detector");
+        let (took_ms, slot) = (begun.elapsed().as_millis(), self.keys.slot);
+        debug!(took_ms, slot, "keys renewed in the detector");
         if let Err(error) = result {
             error!(%error, "the detector does not know the keys as they are");
         }

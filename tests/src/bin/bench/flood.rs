@@ -1,7 +1,8 @@
 //! Honest knocks under a spoofed flood of first steps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
@@ -109,7 +110,7 @@ const FIRST: Step = Step::new(Protocol::Udp, KNOCKS[0]);
 
 /// Generated frames until it is stopped.
 pub(crate) struct Flood {
-    stop: Arc<AtomicBool>,
+    stop: Sender<()>,
     sent: Arc<AtomicU64>,
     started: Instant,
     thread: std::thread::JoinHandle<()>,
@@ -118,16 +119,17 @@ pub(crate) struct Flood {
 impl Flood {
     /// Sends frames to the server, `rate` a second, or as fast as it goes.
     pub(crate) fn start(lab: &Lab, pattern: Pattern, rate: Option<u32>) -> Self {
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let ((stop, stopped), sent) = (channel(), Arc::new(AtomicU64::new(0)));
         let frame = template(lab.server.mac());
         let thread = lab.switch().spawn({
-            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            let sent = Arc::clone(&sent);
             move || {
                 let mut traffic = Traffic::load().expect("the generator");
                 traffic.set_pattern(pattern).expect("a pattern");
                 let port = nix::net::if_::if_nametoindex(SERVER_PORT).expect("the port");
                 let started = Instant::now();
-                while !stop.load(Ordering::Relaxed) {
+                let mut pause = Duration::ZERO;
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                     let so_far = sent.load(Ordering::Relaxed);
                     let count = match rate {
                         None => 200_000,
@@ -138,9 +140,10 @@ impl Flood {
                     };
                     if count < 32 {
                         // The pace of the flood: nothing is due yet.
-                        std::thread::sleep(Duration::from_millis(1));
+                        pause = Duration::from_millis(1);
                         continue;
                     }
+                    pause = Duration::ZERO;
                     traffic.send(port, &frame, count).expect("the kernel takes the frames");
                     sent.fetch_add(count.into(), Ordering::Relaxed);
                 }
@@ -159,7 +162,7 @@ impl Flood {
     pub(crate) fn stop(self) -> f64 {
         let took = self.started.elapsed();
         let sent = self.sent.load(Ordering::Relaxed);
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         let _ = self.thread.join();
         sent as f64 / took.as_secs_f64()
     }

@@ -49,14 +49,14 @@ pub(crate) fn rate(lab: &Lab, pattern: Pattern, frame: [u8; FRAME], count: u32) 
 
 /// Whether the server has received `wanted` packets, now or as soon as no more come.
 fn arrive(lab: &Lab, wanted: u64) -> bool {
-    let mut last = received(&lab.server);
+    let (mut last, mut came) = (received(&lab.server), Instant::now());
     while last < wanted {
-        std::thread::sleep(PAUSE);
         let now = received(&lab.server);
-        if now == last {
+        if now > last {
+            (last, came) = (now, Instant::now());
+        } else if came.elapsed() > PAUSE {
             return false;
         }
-        last = now;
     }
     true
 }

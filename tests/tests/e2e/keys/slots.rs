@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_common::sequence::Step;
+use knock_tests::process::patience;
 use knock_tests::raw;
-use knock_tests::services::eventually;
 use knock_userspace::keys::{KeyLine, Method, Roller, SLOT, slot_of};
 
 use super::{ROLLING, Site};
@@ -38,13 +38,12 @@ fn a_knock_half_way_goes_on_when_keys_change_and_a_slot_ends() {
     // Another key, whose steps may begin with the same ports.
     site.add("phone", &[]);
     agent.await_message("keys read");
-    agent.await_message(RENEWED);
+    let mut renewed = agent.await_message(RENEWED);
     raw::send(client, frames[2..4].to_vec());
     // The next slot, and with it one that is alive no more.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    let end = SLOT * u32::try_from(begun + 1).expect("before 6053");
-    std::thread::sleep(end.saturating_sub(now));
-    eventually("the next slot's keys", || agent.log().matches(RENEWED).count() > 1);
+    while renewed["slot"] == begun {
+        renewed = agent.await_message_within(RENEWED, SLOT + patience());
+    }
     raw::send(client, frames[4..].to_vec());
     agent.await_opened(client.v4, SSH);
     assert!(!site.is_open_for_stranger());

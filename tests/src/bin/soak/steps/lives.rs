@@ -1,7 +1,6 @@
 //! The agent dies, is restarted, and reads its config again.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -134,25 +133,28 @@ impl Soak {
     pub(super) fn kill_among_knocks(&mut self) -> Result<String> {
         let knocks = self.some_knocks(14)?;
         let frames = self.frames(&knocks);
+        let before = self.rng.random_range(0..frames.len());
+        let (sent, progress) = channel();
         let sender = self.world.lab.client.spawn(move || {
             for frame in frames {
                 raw::send_here(&[frame]);
+                // Nobody listens any more once the agent is to be killed.
+                let _ = sent.send(());
             }
         });
-        let jitter = self.jitter(12);
-        std::thread::sleep(jitter);
+        for () in progress.iter().take(before) {}
         self.kill()?;
         sender.join().map_err(|_| anyhow::anyhow!("the frames could not be sent"))?;
         self.count_certain(knocks.len());
         self.start()?;
         self.must_be_granted(&knocks)?;
-        Ok(format!("{} after {} us", knocks.len(), jitter.as_micros()))
+        Ok(format!("{} after {before} frames", knocks.len()))
     }
 
     pub(super) fn restarts_under_stream(&mut self) -> Result<String> {
         /// Between knocks: some hundreds of them in all.
         const GAP: Duration = Duration::from_millis(4);
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, stopped) = channel::<()>();
         let knocks: Vec<_> = self
             .client_sources()
             .into_iter()
@@ -160,27 +162,23 @@ impl Soak {
             .collect::<Result<_>>()?;
         let frames: Vec<_> =
             knocks.iter().map(|knock| self.frames(std::slice::from_ref(knock))).collect();
-        let stream = self.world.lab.client.spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                let mut last = vec![Instant::now(); frames.len()];
-                let mut sent = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let at = sent % frames.len();
-                    last[at] = Instant::now();
-                    raw::send_here(&frames[at]);
-                    sent += 1;
-                    std::thread::sleep(GAP);
-                }
-                (sent, last)
+        let stream = self.world.lab.client.spawn(move || {
+            let mut last = vec![Instant::now(); frames.len()];
+            let mut sent = 0;
+            while stopped.recv_timeout(GAP) == Err(RecvTimeoutError::Timeout) {
+                let at = sent % frames.len();
+                last[at] = Instant::now();
+                raw::send_here(&frames[at]);
+                sent += 1;
             }
+            (sent, last)
         });
         let restarts = self.rng.random_range(2..5);
         let result = (0..restarts).try_for_each(|_| {
             self.terminate_or_kill()?;
             self.start()
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
         let (sent, last) =
             stream.join().map_err(|_| anyhow::anyhow!("the stream could not be sent"))?;
         result?;
