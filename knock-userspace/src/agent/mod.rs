@@ -14,6 +14,7 @@ mod restore;
 mod start;
 mod supervisor;
 mod transactions;
+mod unmade;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use self::keys::{Changes, Keys};
 use self::start::{Started, start};
 use self::supervisor::Supervisor;
 use self::transactions::Transaction;
+use self::unmade::Unmade;
 use crate::control;
 use crate::firewall::{Firewall, Ruleset, Watch};
 use crate::interfaces::Interfaces;
@@ -88,14 +90,12 @@ pub async fn run(
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), AgentError> {
     let lock = Lock::take(&options.places)?;
-    let mut started = start(policy, &options).await?;
-    let ends = match open_ends(&mut started, &options) {
-        Ok(ends) => ends,
+    let unmade = Unmade::of(&policy.keys, &options.places);
+    let (started, ends) = match begin(policy, &options).await {
+        Ok(begun) => begun,
         Err(error) => {
-            if started.is_first {
-                // Ports must not stay closed that no agent could open.
-                take_back(started);
-            }
+            unmade.restore();
+            lock.remove(&options.places);
             return Err(error);
         }
     };
@@ -148,6 +148,20 @@ pub async fn run(
     control.end().await;
     agent.stop(lock).await;
     result
+}
+
+async fn begin(policy: Policy, options: &Options) -> Result<(Started, Ends), AgentError> {
+    let mut started = start(policy, options).await?;
+    match open_ends(&mut started, options) {
+        Ok(ends) => Ok((started, ends)),
+        Err(error) => {
+            if started.is_first {
+                // Ports must not stay closed that no agent could open.
+                take_back(started);
+            }
+            Err(error)
+        }
+    }
 }
 
 /// What opens once detector and table are in place.
