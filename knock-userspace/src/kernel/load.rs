@@ -197,7 +197,7 @@ impl Detector {
         loaded
     }
 
-    /// Frames in several buffers need Linux 5.18 (f45d5b6ce2e8). Before that, drivers
+    /// Frames in several buffers need Linux 5.18 (c2f2cdbeffda). Before that, drivers
     /// refuse programs or large MTUs by themselves, and the same program without the
     /// flag does.
     fn load_either(&mut self) -> Result<(), KernelError> {

@@ -1,9 +1,9 @@
 //! `xknockd check --kernel`.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets};
 use knock_userspace::compile::{Served, compile};
-use knock_userspace::kernel::{Detector, FEATURES, Figures, Presence, Settings};
+use knock_userspace::kernel::{Detector, FEATURES, Figures, Part, Presence, Settings};
 use nix::sys::utsname::uname;
 
 use crate::policy::built_in;
@@ -18,8 +18,14 @@ pub(crate) fn check() -> Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["FEATURE", "NEEDED FOR", "SINCE", "COMMIT", "HERE", "IN ITS PLACE"]);
+    let mut missed = Vec::new();
     for feature in &FEATURES {
-        let here = match feature.presence() {
+        let presence = feature.presence();
+        if presence == Presence::Absent && feature.instead.is_none() && feature.part != Part::Tests
+        {
+            missed.push(feature.name);
+        }
+        let here = match presence {
             Presence::Present => "yes".to_owned(),
             Presence::Absent => "no".to_owned(),
             Presence::Unknown(why) => format!("unknown: {why}"),
@@ -46,6 +52,10 @@ pub(crate) fn check() -> Result<()> {
     };
     let figures = Detector::load(&compiled, settings)?.figures()?;
     println!("{}", describe(&figures));
+    // Where the detector misses something, it has said so.
+    if !missed.is_empty() {
+        bail!("this kernel lacks {}", missed.join(", "));
+    }
     Ok(())
 }
 

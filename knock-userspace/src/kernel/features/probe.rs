@@ -152,7 +152,7 @@ pub(super) fn landlock() -> Answer {
     // SAFETY: with this flag the call takes neither a pointer nor a size, and only answers.
     let version =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0usize, VERSION) };
-    Ok(version > 0)
+    answer(if version > 0 { Ok(()) } else { Err(io::Error::last_os_error()) })
 }
 
 /// Loads an XDP program.
@@ -189,11 +189,37 @@ fn owned(descriptor: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-/// Not a lack of the feature, but of the right to ask.
+/// No lack of the feature, but of the right to ask, of memory, of descriptors or of time.
 fn answer<T>(tried: io::Result<T>) -> Answer {
-    match tried {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error.to_string()),
-        Err(_) => Ok(false),
+    let Err(error) = tried else { return Ok(true) };
+    match error.raw_os_error() {
+        Some(
+            libc::EPERM
+            | libc::EACCES
+            | libc::ENOMEM
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::EAGAIN
+            | libc::EINTR,
+        ) => Err(error.to_string()),
+        _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_kernel_does_not_know_is_absent() {
+        let failed = |errno| answer::<()>(Err(io::Error::from_raw_os_error(errno)));
+        assert_eq!(answer(Ok(())), Ok(true));
+        // The last is the kernel's own ENOTSUPP, which has no name outside.
+        for errno in [libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS, libc::E2BIG, 524] {
+            assert_eq!(failed(errno), Ok(false), "{errno}");
+        }
+        for errno in [libc::EPERM, libc::ENOMEM, libc::EMFILE, libc::EAGAIN] {
+            assert!(failed(errno).is_err(), "{errno}");
+        }
     }
 }
