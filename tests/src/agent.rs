@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::Host;
-use crate::process::{Process, patience};
+use crate::process::{Process, patience, seconds};
 
 /// The path of one of the project's programs, beside the test that runs.
 ///
@@ -59,6 +59,16 @@ impl Config {
     pub fn path(&self) -> PathBuf {
         self.path.clone()
     }
+}
+
+/// The first lines of a config, `top` with the default of `late_grants` unless it has its own: a
+/// knock may wait as much longer as this machine is slower.
+pub fn patiently(top: &str) -> String {
+    if top.contains("late_grants") {
+        return top.to_owned();
+    }
+    let end = if top.is_empty() { "" } else { "\n" };
+    format!("{top}{end}late_grants = \"{}\"", seconds(5))
 }
 
 /// A running agent.

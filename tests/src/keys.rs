@@ -11,7 +11,7 @@ use knock_userspace::keys::{Folder, Key, KeyDoor, KeyLine, Kind};
 use knock_userspace::places::Places;
 use tempfile::TempDir;
 
-use crate::agent::{Agent, Config, program, xknockd};
+use crate::agent::{Agent, Config, patiently, program, xknockd};
 use crate::lab::Host;
 use crate::process::{Process, seconds};
 
@@ -40,7 +40,7 @@ impl Keys {
     ///
     /// If it cannot be written.
     pub fn set_config(&self, top: &str, doors: &str) {
-        let keys = self.folder().display().to_string();
+        let (keys, top) = (self.folder().display().to_string(), patiently(top));
         let text = format!(
             "interfaces = [\"eth0\"]\nmode = \"enforce\"\nkeys = \"{keys}\"\n{top}\n{doors}\n"
         );

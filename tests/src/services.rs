@@ -150,9 +150,27 @@ pub fn echoes(stream: &mut TcpStream) -> bool {
 ///
 /// If it does not in time.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience();
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not happen in time");
-        thread::yield_now();
+    grows_to(what, 1, || usize::from(condition()));
+}
+
+/// Waits until `count` is as large as `goal`, for as long as it grows.
+///
+/// # Panics
+///
+/// If it has not grown for as long as anything may take here.
+pub fn grows_to(what: &str, goal: usize, mut count: impl FnMut() -> usize) {
+    let (mut largest, mut grown) = (0, Instant::now());
+    loop {
+        let asked = Instant::now();
+        let now = count();
+        if now >= goal {
+            return;
+        }
+        if now > largest {
+            (largest, grown) = (now, asked);
+        }
+        assert!(grown.elapsed() < patience(), "{what} did not happen in time: {now} of {goal}");
+        // Who asks all the time takes the processor from what is awaited: half of it is enough.
+        thread::sleep(asked.elapsed().clamp(Duration::from_millis(1), Duration::from_secs(1)));
     }
 }

@@ -20,9 +20,12 @@ mod supervisor;
 mod wire;
 mod world;
 
+use knock_tests::agent::patiently;
+
 /// One door: ssh on tcp/22, three steps, with whatever a test adds at the top or in
 /// the door.
 fn config(top: &str, door: &str) -> String {
+    let top = patiently(top);
     format!(
         "interfaces = [\"eth0\"]\nmode = \"enforce\"\n{top}\n\
          [[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use knock_common::sequence::{DoorId, Protocol, Step};
+use knock_tests::process::slowness;
 use knock_userspace::policy::Knocks;
 
 use crate::frames::knock;
@@ -63,11 +64,12 @@ fn ports_of_no_interest_are_no_strays() {
 
 #[test]
 fn a_sequence_that_takes_too_long_is_late() {
-    let mut bench = Bench::with(&[&[A, B, C]], Knocks::Pass, Duration::from_millis(50));
+    let within = Duration::from_millis(50) * slowness();
+    let mut bench = Bench::with(&[&[A, B, C]], Knocks::Pass, within);
     let source = stranger();
     assert_eq!(bench.knock(source, &[A, B]), ["first", "advanced"]);
     // Time itself is what is waited for: two ticks more than `within`.
-    std::thread::sleep(Duration::from_millis(80));
+    std::thread::sleep(within + Duration::from_millis(30));
     let end = bench.knock(source, &[C]);
     assert!(end == ["late"] || end == ["unexpected"], "{end:?}");
 }
