@@ -1,16 +1,19 @@
 //! `cargo xtask test --kernel`: the tests on other kernels, in qemu.
 
+mod abreast;
 mod archive;
 mod initramfs;
 mod known;
 mod machine;
 mod programs;
 mod results;
+mod scratch;
 mod userland;
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,15 +24,20 @@ use crate::{
     setup::{self, Group},
     test::Totals,
 };
+use abreast::Voice;
 use archive::Unpacked;
 use initramfs::Tree;
 use known::{Expect, Kernel};
 use machine::Acceleration;
 use programs::{Part, Programs};
 use results::{Line, Outcome};
+use scratch::Scratch;
 
 /// Emulated, everything takes some times as long; the tests multiply their time limits.
 const PATIENCE: u32 = 8;
+
+/// What the archive of a guest takes on the disk until it is booted, in MiB.
+const ARCHIVE: u64 = 1000;
 
 /// The kernel that every change is tested on.
 pub(crate) const OF_CI: &str = "6.1";
@@ -54,19 +62,46 @@ pub(crate) fn test(
         bail!("other kernels are booted on x86_64 only, so far");
     }
     setup::ensure(Group::Kernel, true)?;
-    let programs = Programs::build()?;
-    let mut rows = Vec::new();
-    for kernel in kernels {
-        rows.push(Row::of(kernel, &programs, selection, totals));
-    }
+    let scratch = Scratch::below(&target_directory().join("kernels"))?;
+    let programs = Programs::build(&scratch)?;
+    // One after the other: they share the network, and apt has much to say.
+    let fetch = |kernel| (kernel, archive::fetch(kernel, &folder(kernel)));
+    let fetched: Vec<_> = kernels.iter().map(fetch).collect();
+    let at_once = abreast::at_once().min(fetched.len());
+    archive::room(scratch.path(), ARCHIVE * at_once as u64)?;
+    let (run, totals) = (Run { scratch, programs, selection }, Mutex::new(totals));
+    let rows = abreast::each(&fetched, at_once, |(kernel, unpacked)| {
+        let voice = Voice::of(kernel.version, fetched.len() == 1);
+        Row::of(kernel, unpacked.as_ref(), &run, &voice, &totals)
+    });
     println!("\n{:<8} {:<26} {:<12} {:>8}  verifier", "kernel", "package", "result", "seconds");
     rows.iter().for_each(Row::print);
-    let failed: Vec<_> =
-        rows.iter().filter(|row| row.result.is_err()).map(|row| row.kernel.version).collect();
-    if failed.is_empty() {
-        return Ok(());
+    let those = |which: fn(&&Row<'_>) -> bool| {
+        let versions = rows.iter().filter(which).map(|row| row.kernel.version);
+        versions.collect::<Vec<_>>().join(", ")
+    };
+    let failed = those(|row| row.result.is_err());
+    if !failed.is_empty() {
+        bail!("failed on {failed}");
     }
-    bail!("failed on {}", failed.join(", "))
+    // Whoever asks for tests by name is told by the sum of all kernels.
+    let idle = those(|row| !row.ran);
+    if !idle.is_empty() && !matches!(selection, Selection::Named([_, ..])) {
+        bail!("no test ran on {idle}");
+    }
+    Ok(())
+}
+
+/// What the guests of one run share.
+struct Run<'a> {
+    scratch: Scratch,
+    programs: Programs,
+    selection: Selection<'a>,
+}
+
+/// Where a kernel is, and the consoles of guests that failed on it.
+fn folder(kernel: &Kernel) -> PathBuf {
+    target_directory().join("kernels").join(kernel.version)
 }
 
 /// How a kernel did.
@@ -74,6 +109,8 @@ struct Row<'a> {
     kernel: &'a Kernel,
     package: String,
     result: anyhow::Result<()>,
+    /// Whether any test program ran.
+    ran: bool,
     /// Why some of it could not run.
     skipped: Option<String>,
     /// What the agent said of the verifier.
@@ -84,23 +121,28 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn of(
         kernel: &'a Kernel,
-        programs: &Programs,
-        selection: Selection<'_>,
-        totals: &mut Totals,
+        unpacked: Result<&Unpacked, &anyhow::Error>,
+        run: &Run<'_>,
+        voice: &Voice,
+        totals: &Mutex<&mut Totals>,
     ) -> Self {
-        println!("\n== kernel {} ({})", kernel.version, kernel.of);
+        voice.say(format_args!("\n== kernel {} ({})", kernel.version, kernel.of));
         let start = Instant::now();
         let mut row = Self {
             kernel,
             package: String::new(),
             result: Ok(()),
+            ran: false,
             skipped: None,
             verifier: String::new(),
             took: Duration::ZERO,
         };
-        row.result = row.run(programs, selection, totals);
+        row.result = match unpacked {
+            Ok(unpacked) => row.run(unpacked, run, voice, totals),
+            Err(why) => Err(anyhow!("{why:#}")),
+        };
         if let Err(error) = &row.result {
-            println!("kernel {}: {error:#}", kernel.version);
+            voice.say(format_args!("kernel {}: {error:#}", kernel.version));
         }
         row.took = start.elapsed();
         row
@@ -108,20 +150,22 @@ impl<'a> Row<'a> {
 
     fn run(
         &mut self,
-        programs: &Programs,
-        selection: Selection<'_>,
-        totals: &mut Totals,
+        unpacked: &Unpacked,
+        run: &Run<'_>,
+        voice: &Voice,
+        totals: &Mutex<&mut Totals>,
     ) -> anyhow::Result<()> {
-        let folder = target_directory().join("kernels").join(self.kernel.version);
-        let unpacked = archive::fetch(self.kernel, &folder)?;
+        let folder = folder(self.kernel);
         self.package.clone_from(&unpacked.package);
-        let parts = programs.parts(self.kernel.expect, selection)?;
-        // Two runs at once share the kernel, and nothing else.
-        let run = std::process::id();
-        let initramfs = folder.join(format!("initramfs.{run}"));
-        tree(&unpacked, programs, &parts)?.write(&initramfs)?;
+        let parts = run.programs.parts(&run.scratch, self.kernel.expect, run.selection)?;
+        if parts.is_empty() {
+            self.skipped = Some("no test of that name is for this kernel".into());
+            return Ok(());
+        }
+        let initramfs = run.scratch.path().join(format!("initramfs.{}", self.kernel.version));
+        tree(unpacked, run, &parts)?.write(&initramfs)?;
         let acceleration = Acceleration::probe(&unpacked.image);
-        let console = machine::console_of(&folder, run);
+        let console = machine::console_of(&folder);
         let mut outcome = Outcome::default();
         let mut wrong_release = None;
         let ended = machine::boot(acceleration, &unpacked.image, &initramfs, &console, |text| {
@@ -131,21 +175,25 @@ impl<'a> Row<'a> {
                 Line::Booted(release) if release != unpacked.release => {
                     wrong_release = Some(release.to_owned());
                 }
-                Line::Booted(release) => println!("booted {release} ({acceleration:?})"),
-                Line::Begin(name) => println!("     Running {name}"),
-                Line::Skip(name, why) => println!("     Skipped {name}: {why}"),
+                Line::Booted(release) => {
+                    voice.say(format_args!("booted {release} ({acceleration:?})"));
+                    // It is large, and was read.
+                    let _ = fs::remove_file(&initramfs);
+                }
+                Line::Begin(name) => voice.say(format_args!("     Running {name}")),
+                Line::Skip(name, why) => {
+                    voice.say(format_args!("     Skipped {name}: {why}"));
+                }
                 Line::End(..) | Line::Done => {}
                 Line::Output(text) => {
-                    totals.add(text);
+                    locked(totals).add(text);
                     if let Some(rest) = text.strip_prefix("verifier: ") {
                         rest.clone_into(&mut self.verifier);
                     }
-                    println!("{text}");
+                    voice.say(text);
                 }
             }
         });
-        // It is large, and not needed again.
-        fs::remove_file(&initramfs).context("the archive cannot be removed")?;
         ended?;
         if let Some(release) = wrong_release {
             bail!("it booted {release} in place of {}", unpacked.release);
@@ -158,8 +206,10 @@ impl<'a> Row<'a> {
         }
         for part in &parts {
             if let Some(why) = outcome.skipped(&part.name) {
-                totals.skip(part.tests);
-                self.skipped = Some(why.to_owned());
+                locked(totals).skip(part.tests);
+                self.skipped = Some(format!("{}: {why}", part.name));
+            } else {
+                self.ran |= part.tests > 0;
             }
         }
         let failed = outcome.failed(parts.iter().map(|part| part.name.as_str()));
@@ -172,25 +222,38 @@ impl<'a> Row<'a> {
     fn print(&self) {
         let result = match (&self.result, &self.skipped, self.kernel.expect) {
             (Err(_), ..) => "FAILED",
+            (Ok(()), Some(_), _) if self.ran => "ok in part",
             (Ok(()), Some(_), _) => "skipped",
             (Ok(()), None, Expect::Green) => "ok",
             (Ok(()), None, Expect::Refusal) => "ok (refused)",
         };
         let (version, package, took) = (self.kernel.version, &self.package, self.took.as_secs());
-        let notes = self.skipped.as_ref().unwrap_or(&self.verifier);
+        let skipped = self.skipped.iter().map(|why| format!("skipped {why}"));
+        let verifier = Some(self.verifier.clone()).filter(|figures| !figures.is_empty());
+        let notes: Vec<_> = verifier.into_iter().chain(skipped).collect();
+        let notes = notes.join("; ");
         println!("{version:<8} {package:<26} {result:<12} {took:>8}  {notes}");
     }
 }
 
+fn locked<'a, 'b>(totals: &'a Mutex<&'b mut Totals>) -> MutexGuard<'a, &'b mut Totals> {
+    totals.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The guest's root: the host's programs, the kernel's modules, what was built, and init.
-fn tree(unpacked: &Unpacked, programs: &Programs, parts: &[Part]) -> anyhow::Result<Tree> {
+fn tree(unpacked: &Unpacked, run: &Run<'_>, parts: &[Part]) -> anyhow::Result<Tree> {
     let mut tree = Tree::default();
     for folder in ["/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/var/tmp"] {
         tree.folder(Path::new(folder));
     }
-    let binaries: Vec<PathBuf> = programs.files().cloned().collect();
-    for path in userland::files(&binaries)?.iter().chain(&binaries) {
-        tree.add(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let kept = |program: &PathBuf| run.scratch.kept(program);
+    let libraries_of: Vec<PathBuf> = run.programs.files().map(kept).collect();
+    let fail = |path: &Path| format!("cannot read {}", path.display());
+    for path in userland::files(&libraries_of)? {
+        tree.add(&path).with_context(|| fail(&path))?;
+    }
+    for program in run.programs.files() {
+        tree.add_kept(program, kept(program)).with_context(|| fail(program))?;
     }
     let modules = Path::new("/usr/lib/modules").join(&unpacked.release);
     tree.add_below(&unpacked.modules, &modules)

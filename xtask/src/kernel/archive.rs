@@ -5,12 +5,13 @@
 //! own apt uses.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, bail};
+use nix::fcntl::{Flock, FlockArg};
 
 use super::known::Kernel;
 use crate::command::{output, run};
@@ -19,7 +20,7 @@ use crate::command::{output, run};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The package that depends on the newest kernel of a suite.
 const NEWEST: &str = "linux-image-cloud-amd64";
-/// What a kernel takes on the disk, with its packages and lists.
+/// What a kernel takes on the disk while it is fetched, with its packages and lists.
 const MEBIBYTES: u64 = 700;
 
 /// An unpacked kernel.
@@ -35,16 +36,38 @@ pub(super) struct Unpacked {
     pub(super) modules: PathBuf,
 }
 
-/// The kernel in `folder`, fetched if it is not there yet.
+/// The kernel in `folder`, fetched if it is not there yet. It stays there until somebody removes
+/// the folder.
 pub(super) fn fetch(kernel: &Kernel, folder: &Path) -> anyhow::Result<Unpacked> {
-    let noted = folder.join("ready");
-    if let Ok(text) = fs::read_to_string(&noted)
-        && let Some((release, package)) = text.trim().split_once(' ')
-    {
-        return unpacked(folder, release, package);
+    let parent = folder.parent().context("a folder below the target directory")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    // Another run that fetches the same kernel is waited for.
+    let lock = parent.join(format!("{}.lock", kernel.version));
+    let lock = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+    let _lock = lock.context("the folder of kernels cannot be locked")?;
+    if let Ok(found) = found(folder) {
+        return Ok(found);
     }
-    room(folder)?;
-    let _ = fs::remove_dir_all(folder);
+    let begun = parent.join(format!("{}.new", kernel.version));
+    for left in [&begun, folder] {
+        let _ = fs::remove_dir_all(left);
+    }
+    room(parent, MEBIBYTES)?;
+    fetch_into(kernel, &begun)?;
+    // Whole or not there.
+    fs::rename(&begun, folder)?;
+    found(folder)
+}
+
+/// What was fetched before.
+fn found(folder: &Path) -> anyhow::Result<Unpacked> {
+    let noted = fs::read_to_string(folder.join("ready")).context("no kernel was fetched")?;
+    let (release, package) = noted.trim().split_once(' ').context("a note of two words")?;
+    unpacked(folder, release, package)
+}
+
+fn fetch_into(kernel: &Kernel, folder: &Path) -> anyhow::Result<()> {
     let mirror = mirror()?;
     let mut seen = Vec::new();
     for suite in kernel.suites {
@@ -63,10 +86,11 @@ pub(super) fn fetch(kernel: &Kernel, folder: &Path) -> anyhow::Result<Unpacked> 
         let package = version(&apt.cache("show", &image)?).unwrap_or_default();
         let unpacked = unpacked(folder, release, &package)?;
         let base = unpacked.modules.ancestors().nth(3).context("modules lie in lib/modules")?;
-        // A package brings no module dependencies: its installation would work them out.
-        run(Command::new("depmod").arg("--basedir").arg(base).arg(release))?;
-        fs::write(&noted, format!("{release} {package}\n"))?;
-        return Ok(unpacked);
+        // A package brings no module dependencies: its installation would work them out. The
+        // paths of users who are not root lack this folder.
+        run(Command::new("/usr/sbin/depmod").arg("--basedir").arg(base).arg(release))?;
+        fs::write(folder.join("ready"), format!("{release} {package}\n"))?;
+        return Ok(());
     }
     bail!(
         "the archive has no kernel {} any more: {}; see `xtask/src/kernel/known.rs`",
@@ -76,15 +100,13 @@ pub(super) fn fetch(kernel: &Kernel, folder: &Path) -> anyhow::Result<Unpacked> 
 }
 
 /// Fails early and with a figure, rather than in the middle of an archive.
-fn room(folder: &Path) -> anyhow::Result<()> {
-    let parent = folder.parent().context("a folder below the target directory")?;
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    let disk = nix::sys::statvfs::statvfs(parent)?;
+pub(super) fn room(folder: &Path, mebibytes: u64) -> anyhow::Result<()> {
+    let disk = nix::sys::statvfs::statvfs(folder)?;
     let free = (disk.blocks_available() * disk.fragment_size()) >> 20;
-    if free < MEBIBYTES {
+    if free < mebibytes {
         bail!(
-            "no room for a kernel: {MEBIBYTES} MiB are needed at {}, and {free} MiB are free",
-            parent.display()
+            "no room for a kernel: {mebibytes} MiB are needed at {}, and {free} MiB are free",
+            folder.display()
         );
     }
     Ok(())

@@ -53,6 +53,14 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds the file `kept` where the host has `path`.
+    pub(super) fn add_kept(&mut self, path: &Path, kept: PathBuf) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        self.add(parent)?;
+        self.entries.insert(parent.canonicalize()?.join(name), Entry::Copy(kept));
+        Ok(())
+    }
+
     /// Adds a folder with all that is in it, as `to` in the guest.
     pub(super) fn add_below(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.folder(to);

@@ -18,8 +18,9 @@ use crate::command::print;
 const QEMU: &str = "qemu-system-x86_64";
 /// Emulated, a whole run takes some minutes.
 const WHOLE_RUN: Duration = Duration::from_secs(90 * 60);
-/// No test is silent for as long as this: what it waits for fails before.
-const SILENCE: Duration = Duration::from_secs(10 * 60);
+/// No test is silent for as long as this: the few things that it waits for, one after the other
+/// and for four minutes each, fail before.
+const SILENCE: Duration = Duration::from_secs(20 * 60);
 /// A kernel that works under KVM boots in a second or two.
 const PROBE: Duration = Duration::from_secs(10);
 /// How much of the console is shown when a guest did not come to its end.
@@ -71,6 +72,8 @@ pub(super) fn boot(
     console: &Path,
     line: impl FnMut(&str),
 ) -> anyhow::Result<()> {
+    which::which(QEMU)
+        .with_context(|| format!("there is no {QEMU}: it is of the package qemu-system-x86"))?;
     // Everything lies in memory: the archive for a moment twice.
     const MEBIBYTES: u64 = 2560;
     let archive = fs::metadata(initramfs)?.len() >> 20;
@@ -99,7 +102,9 @@ pub(super) fn end_of(console: &Path) -> String {
 }
 
 fn qemu(acceleration: Acceleration, mebibytes: u64, image: &Path, line: &str) -> Command {
-    let mut command = Command::new(QEMU);
+    // A guest must not outlive this process, however that ends (prctl(2), PR_SET_PDEATHSIG).
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", QEMU]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
     command.args(["-monitor", "none", "-smp", "2"]).args(acceleration.words());
     command.arg("-m").arg(mebibytes.to_string());
@@ -115,10 +120,9 @@ struct Guest {
 
 impl Guest {
     fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| {
-                format!("{QEMU} does not start: it is of the package qemu-system-x86")
-            })?;
+        let program = command.get_program().to_owned();
+        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = started.with_context(|| format!("{} does not start", program.display()))?;
         let stdout = child.stdout.take().context("qemu has no output")?;
         let (sender, lines) = channel();
         thread::spawn(move || {
@@ -142,12 +146,16 @@ impl Guest {
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + whole;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).min(silence);
-            match self.lines.recv_timeout(left) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("the guest is at no end after {} minutes", whole.as_secs() / 60);
+            }
+            match self.lines.recv_timeout(left.min(silence)) {
                 Ok(line) => each(&line),
                 Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if left < silence => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("the guest hangs: nothing for {} seconds", left.as_secs())
+                    bail!("the guest hangs: nothing for {} seconds", silence.as_secs())
                 }
             }
         }
@@ -167,9 +175,9 @@ impl Drop for Guest {
     }
 }
 
-/// Where the guest of a run leaves its console.
-pub(super) fn console_of(folder: &Path, run: u32) -> PathBuf {
-    folder.join(format!("console.{run}.log"))
+/// Where the guest of this process leaves its console.
+pub(super) fn console_of(folder: &Path) -> PathBuf {
+    folder.join(format!("console.{}.log", std::process::id()))
 }
 
 #[cfg(test)]
@@ -196,9 +204,11 @@ mod tests {
     fn a_machine_that_is_silent_for_too_long_or_fails_is_an_error() {
         let said = shell("echo one; sleep 60").listen(LONG, SHORT, |_| {}).unwrap_err();
         assert!(said.to_string().contains("hangs"), "{said}");
-        let said =
-            shell("while echo x; do sleep 0.01; done").listen(SHORT, LONG, |_| {}).unwrap_err();
-        assert!(said.to_string().contains("hangs"), "{said}");
+        // As fast as it can: there is always another line.
+        let said = shell("yes").listen(SHORT, LONG, |_| {}).unwrap_err();
+        assert!(said.to_string().contains("at no end"), "{said}");
+        let said = shell("sleep 60").listen(SHORT, LONG, |_| {}).unwrap_err();
+        assert!(said.to_string().contains("at no end"), "{said}");
         let said = shell("exit 3").listen(LONG, LONG, |_| {}).unwrap_err();
         assert!(said.to_string().contains('3'), "{said}");
     }
@@ -206,7 +216,7 @@ mod tests {
     #[test]
     fn the_end_of_a_console_is_short_and_never_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let console = console_of(folder.path(), 1);
+        let console = console_of(folder.path());
         assert!(end_of(&console).contains("nothing"));
         let long: String = (0..100).map(|n| format!("line {n}\r\n")).collect();
         fs::write(&console, long).unwrap();

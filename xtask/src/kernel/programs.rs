@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::{PATIENCE, Selection, known::Expect};
+use super::{PATIENCE, Selection, known::Expect, scratch::Scratch};
 use crate::command::{cargo, output, root, run};
 
 /// The package whose test programs meet a kernel.
@@ -24,7 +24,15 @@ const KERNEL: &str = "kernel";
 const END_TO_END: &str = "e2e";
 
 /// More tests at a time than the guest has processors: most of their time they wait.
-const THREADS: &str = "RUST_TEST_THREADS=5";
+const THREADS: u32 = 5;
+
+/// Those of [`END_TO_END`] that keep a processor busy for minutes, one at a time and after all
+/// others: what runs beside them would wait for too long.
+const BUSY: [&str; 3] = [
+    "floods::a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks",
+    "floods::knocks_that_come_faster_than_they_are_read_count_with_their_next_step",
+    "keys::changes::ten_thousand_keys",
+];
 
 /// What stands for the whole of [`END_TO_END`] on every change: each way that goes through a part
 /// of the kernel of its own.
@@ -75,7 +83,7 @@ impl Part {
 
 impl Programs {
     /// Builds them as the tests on the host are built, so that nothing is built twice.
-    pub(super) fn build() -> anyhow::Result<Self> {
+    pub(super) fn build(scratch: &Scratch) -> anyhow::Result<Self> {
         let mut artifacts = built(&[])?;
         artifacts.extend(built(&["--test", SUSPEND])?);
         let binary = |name: &str| {
@@ -98,7 +106,22 @@ impl Programs {
         }
         // What asks little of a kernel goes first.
         tests.sort_by_key(|test| (test.name != KERNEL, test.name == END_TO_END, test.name.clone()));
-        Ok(Self { agent: binary("xknockd")?, client: binary("xknock")?, tests })
+        let programs = Self { agent: binary("xknockd")?, client: binary("xknock")?, tests };
+        programs.files().try_for_each(|file| scratch.keep(file))?;
+        programs.names_are_true(scratch)?;
+        Ok(programs)
+    }
+
+    /// Names of tests above that no test has any more are an error, not a test that passed.
+    fn names_are_true(&self, scratch: &Scratch) -> anyhow::Result<()> {
+        let end_to_end = self.tests.iter().find(|test| test.name == END_TO_END);
+        let end_to_end = scratch.kept(&end_to_end.context("no end-to-end tests")?.path);
+        for name in ESSENTIAL.iter().chain(&BUSY) {
+            if count(&end_to_end, &[name, "--exact"])? != 1 {
+                bail!("there is no test {name} any more; see {}", file!());
+            }
+        }
+        Ok(())
     }
 
     /// All files.
@@ -106,9 +129,11 @@ impl Programs {
         [&self.agent, &self.client].into_iter().chain(self.tests.iter().map(|test| &test.path))
     }
 
-    /// What a kernel of which this is expected goes through.
+    /// What a kernel of which this is expected goes through. Nothing, if the tests that are
+    /// chosen by name are none for such a kernel.
     pub(super) fn parts(
         &self,
+        scratch: &Scratch,
         expect: Expect,
         selection: Selection<'_>,
     ) -> anyhow::Result<Vec<Part>> {
@@ -131,34 +156,59 @@ impl Programs {
             if expect == Expect::Refusal && test.name != KERNEL {
                 continue;
             }
-            let names: Vec<&str> = match selection {
-                Selection::Named(names) => names.iter().map(String::as_str).collect(),
-                Selection::Essential if test.name == END_TO_END => ESSENTIAL.to_vec(),
-                Selection::Essential => Vec::new(),
-            };
-            if matches!(selection, Selection::Essential)
-                && let Some(gone) = names.iter().find(|name| count(&test.path, &[name]) == 0)
-            {
-                bail!("there is no test {gone} any more; see ESSENTIAL in {}", file!());
-            }
             let expected = match expect {
                 Expect::Green => "green",
                 Expect::Refusal => "refusal",
             };
-            let path = test.path.display();
             let environment =
-                format!("XKNOCK_TEST_PATIENCE={PATIENCE} XKNOCK_TEST_KERNEL={expected} {THREADS}");
-            parts.push(Part {
-                name: format!("{} ({path})", test.source),
-                needs: match &*test.name {
-                    SUSPEND => "btf,nf_tables,veth,suspend",
-                    _ => "btf,nf_tables,veth",
-                },
-                command: format!("cd /tmp; {environment} {path} --color never {}", names.join(" ")),
-                tests: count(&test.path, &names),
-            });
+                format!("XKNOCK_TEST_PATIENCE={PATIENCE} XKNOCK_TEST_KERNEL={expected}");
+            for Sitting { what, arguments, threads } in test.sittings(selection) {
+                let tests = count(&scratch.kept(&test.path), &arguments)?;
+                if tests == 0 {
+                    continue;
+                }
+                let (path, arguments) = (test.path.display(), arguments.join(" "));
+                parts.push(Part {
+                    name: format!("{} ({path}){what}", test.source),
+                    needs: match &*test.name {
+                        SUSPEND => "btf,nf_tables,veth,suspend",
+                        _ => "btf,nf_tables,veth",
+                    },
+                    command: format!(
+                        "cd /tmp; {environment} RUST_TEST_THREADS={threads} {path} --color never \
+                         {arguments}"
+                    ),
+                    tests,
+                });
+            }
         }
         Ok(parts)
+    }
+}
+
+/// Tests of one program that run beside each other.
+struct Sitting<'a> {
+    /// What tells it from the program's others.
+    what: &'static str,
+    /// The test program's.
+    arguments: Vec<&'a str>,
+    threads: u32,
+}
+
+impl TestProgram {
+    /// The sittings in which the chosen tests run.
+    fn sittings<'a>(&self, selection: Selection<'a>) -> Vec<Sitting<'a>> {
+        let of = |what, arguments, threads| Sitting { what, arguments, threads };
+        let names = |names: &'a [String]| names.iter().map(String::as_str).collect();
+        match selection {
+            Selection::Named(chosen @ [_, ..]) => vec![of("", names(chosen), THREADS)],
+            _ if self.name != END_TO_END => vec![of("", Vec::new(), THREADS)],
+            Selection::Essential => vec![of("", ESSENTIAL.to_vec(), THREADS)],
+            Selection::Named([]) => vec![
+                of("", BUSY.iter().flat_map(|name| ["--skip", name]).collect(), THREADS),
+                of(", one at a time", BUSY.to_vec(), 1),
+            ],
+        }
     }
 }
 
@@ -170,10 +220,11 @@ fn built(chosen: &[&str]) -> anyhow::Result<Vec<Artifact>> {
     parse(&output(&mut build)?)
 }
 
-/// How many tests a program has, of those whose names contain one of `names` if there are any.
-fn count(program: &Path, names: &[&str]) -> u64 {
-    let listed = output(Command::new(program).args(["--list", "--format", "terse"]).args(names));
-    listed.unwrap_or_default().lines().filter(|line| line.ends_with(": test")).count() as u64
+/// How many tests a program has, of those that its `arguments` choose.
+fn count(program: &Path, arguments: &[&str]) -> anyhow::Result<u64> {
+    let mut list = Command::new(program);
+    let listed = output(list.args(["--list", "--format", "terse"]).args(arguments))?;
+    Ok(listed.lines().filter(|line| line.ends_with(": test")).count() as u64)
 }
 
 /// A program that cargo built.
