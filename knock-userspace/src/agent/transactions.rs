@@ -12,7 +12,17 @@ use crate::policy::Grant;
 /// A firewall transaction on its way. It gives the socket back when it is done.
 pub(super) type Transaction = JoinHandle<Done>;
 /// What came of it.
-pub(super) type Done = (Firewall, Vec<Earned>, Result<(), FirewallError>);
+pub(super) struct Done {
+    firewall: Firewall,
+    earned: Vec<Earned>,
+    result: Result<(), FirewallError>,
+    /// When the times of its elements were worked out, since boot. They run from the moment at which
+    /// the kernel has them.
+    begun: Duration,
+}
+
+/// The longest jiffy: that is what the kernel counts the time of an element in.
+const JIFFY: Duration = Duration::from_millis(10);
 
 impl Agent {
     /// Starts a transaction for everything that waits, if none is under way.
@@ -25,18 +35,19 @@ impl Agent {
         // A transaction of bounded size: it holds up everyone who comes after it.
         let earned: Vec<_> = pending.drain(..pending.len().min(BATCH)).collect();
         self.transaction = Some(tokio::task::spawn_blocking(move || {
-            let now = clock::since_boot();
+            let begun = clock::since_boot();
             let timed: Vec<_> = earned
                 .iter()
-                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.saturating_sub(now) })
+                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.saturating_sub(begun) })
                 .collect();
             let result = firewall.grant(&timed);
-            (firewall, earned, result)
+            Done { firewall, earned, result, begun }
         }));
     }
 
     /// Notes and logs what a transaction has done.
-    pub(super) fn conclude(&mut self, (firewall, earned, result): Done) {
+    pub(super) fn conclude(&mut self, done: Done) {
+        let Done { firewall, earned, result, begun } = done;
         self.firewall = Some(firewall);
         self.transaction = None;
         match result {
@@ -64,7 +75,8 @@ impl Agent {
             // It may have been revoked while it was on its way.
             if self.keeper.grants.until(&one.grant).is_some() {
                 let left = one.until.saturating_sub(now);
-                self.set_timer(one.grant, left);
+                // The log says that the port is closed when it is.
+                self.set_timer(one.grant, one.until.saturating_sub(begun) + JIFFY);
                 self.keeper.opened(&one, left);
             }
         }
@@ -107,7 +119,7 @@ impl Agent {
         let now = clock::since_boot();
         let running: Vec<_> = self.keeper.grants.iter().collect();
         for (grant, running) in running {
-            self.set_timer(grant, running.until.saturating_sub(now));
+            self.set_timer(grant, running.until.saturating_sub(now) + JIFFY);
         }
     }
 

@@ -9,6 +9,7 @@ use std::net::UdpSocket;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_tests::keys::{Device, Keys};
+use knock_tests::process::seconds;
 use knock_tests::services::{Echo, eventually, tcp_open};
 use knock_tests::{Agent, Host, Lab};
 use knock_userspace::keys::{Action, Address, DoorTag, KeyLine, Request, Sealer};
@@ -127,11 +128,11 @@ fn two_devices_behind_one_address_knock_at_the_same_time() {
 
 #[test]
 fn a_device_closes_its_door_and_keeps_it_open_while_a_command_runs() {
-    let site = Site::new(&format!("{SEALED}open_for = \"2s\"\n"));
+    let site = Site::new(&format!("{SEALED}open_for = \"{}\"\n", seconds(2)));
     let device = site.device("laptop", &[]);
     let mut agent = site.start();
-    let script = "sleep 4; echo still here";
-    let arguments = ["server", "--keep", "--close", "--then", "sh", "-c", script];
+    let script = format!("sleep {}; echo still here", seconds(4));
+    let arguments = ["server", "--keep", "--close", "--then", "sh", "-c", &script];
     let output = device.xknock(&site.lab.client, &arguments);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "still here\n");
     agent.await_closed(site.lab.client.v4, SSH);

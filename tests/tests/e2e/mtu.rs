@@ -1,7 +1,8 @@
 //! Jumbo frames: before the agent starts, and while it runs.
 
 use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, connect, echoes, tcp_open};
+use knock_tests::process::seconds;
+use knock_tests::services::{Echo, connect, echoes, eventually, tcp_open};
 use knock_tests::{Agent, Lab};
 
 use crate::{SSH, STEPS, config};
@@ -70,13 +71,15 @@ fn generic_mode_does_the_same() {
 fn the_mtu_may_change_while_the_detector_runs() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"1s\""));
+    let mut agent =
+        Agent::start(&lab.server, &config("", &format!("open_for = \"{}\"", seconds(1))));
     for (mtu, length) in [(1500, 1), (9000, JUMBO), (1280, 1), (1500, 1000)] {
         set_mtu(&lab, mtu);
         assert_eq!(mode(&lab), "native", "at {mtu}");
         knock_with(&lab, &mut agent, length);
         agent.await_closed(lab.client.v4, SSH);
-        assert!(!tcp_open(&lab.client, lab.server.v4, 22), "guarded at {mtu}");
+        let guarded = format!("a guarded port at {mtu}");
+        eventually(&guarded, || !tcp_open(&lab.client, lab.server.v4, 22));
     }
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
