@@ -140,7 +140,9 @@ fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     let open = |extra: &[&str]| {
         verb(&lab.server, &[&["open", "ssh", "10.77.0.2", "--for", "10m"], extra].concat())
     };
-    assert!(open(&[]).contains("10m"));
+    let opened = open(&[]);
+    // What is left, and a slow machine has used a second or two of it.
+    assert!(opened.contains("10m") || opened.contains("9m 5"), "{opened}");
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
     assert!(refused(&lab.server, &["open", "shh", "10.77.0.2"]).contains("there are: ssh"));
     assert!(refused(&lab.server, &["open", "ssh", "0.0.0.0"]).contains("no packet comes from"));

@@ -26,8 +26,8 @@ fn places(processors: usize, memory: Option<u64>) -> usize {
     processors.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
 }
 
-/// Does `work` to every one of `items`, `at_once` at a time, beginning them in their order. The
-/// results are in that order, too.
+/// Does `work` to every one of `items`, `at_once` at a time, and the last first: newer kernels take
+/// longer. The results are in the order of the items.
 pub(super) fn each<T: Sync, R: Send>(
     items: &[T],
     at_once: usize,
@@ -37,9 +37,9 @@ pub(super) fn each<T: Sync, R: Send>(
     let results = Mutex::new(Vec::with_capacity(items.len()));
     let worker = || {
         loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { break };
-            let result = work(item);
+            let begun = next.fetch_add(1, Ordering::Relaxed);
+            let Some(at) = items.len().checked_sub(begun + 1) else { break };
+            let result = work(&items[at]);
             results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
         }
     };
