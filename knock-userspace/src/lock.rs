@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -48,6 +48,9 @@ impl Lock {
         DirBuilder::new().recursive(true).mode(0o700).create(&places.run).map_err(fail)?;
         let file = open(&path).map_err(fail)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Whoever had it may have removed the file since it was opened; then the lock is on
+            // nothing that the next one would find.
+            Ok(file) if !is_at(&file, &path).map_err(fail)? => Self::take(places),
             Ok(mut file) => {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
                 // A full disk takes the number, not the lock.
@@ -69,6 +72,16 @@ impl Lock {
         let _ = fs::remove_file(places.socket());
         let _ = fs::remove_file(places.lock());
         let _ = fs::remove_dir(&places.run);
+    }
+}
+
+/// Whether this open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -65,9 +65,24 @@ impl Keeper {
             return self.journal.late(door, source, waited);
         }
         let now = clock::since_boot();
+        self.end_over(at, source, now);
+        let door = &self.policy.doors[at];
         match self.grants.earn(&self.policy, door, source, door.open_for, now) {
             Ok(earned) => self.write_down(earned),
             Err(why) => self.journal.refused(door, source, why),
+        }
+    }
+
+    /// Ends what a source was given by this door if its time is over, though its timer has not
+    /// gone off yet: it is no longer extended, and counts for no limit.
+    fn end_over(&mut self, at: usize, source: IpAddr, now: Duration) {
+        let services = self.policy.doors[at].opens.iter();
+        let over: Vec<_> = services
+            .map(|&service| Grant { source, service })
+            .filter(|grant| self.grants.until(grant).is_some_and(|until| until <= now))
+            .collect();
+        for grant in over {
+            self.expire(grant, now);
         }
     }
 
@@ -78,8 +93,11 @@ impl Keeper {
         source: IpAddr,
         lasts: Duration,
     ) -> Option<Result<Vec<Earned>, Refused>> {
-        let door = self.policy.door(name)?;
-        let earned = self.grants.earn(&self.policy, door, source, lasts, clock::since_boot());
+        let now = clock::since_boot();
+        let at = *self.places.get(&self.policy.door(name)?.id())?;
+        self.end_over(at, source, now);
+        let door = &self.policy.doors[at];
+        let earned = self.grants.earn(&self.policy, door, source, lasts, now);
         Some(earned.inspect(|earned| self.write_down(earned.clone())))
     }
 

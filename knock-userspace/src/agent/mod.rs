@@ -81,7 +81,7 @@ pub enum Signal {
 /// # Errors
 ///
 /// If start-up fails, or the event loop breaks. Where there was nothing before, a start-up that
-/// fails leaves nothing behind. Where there was something, it leaves that as it was if it fails
+/// fails leaves nothing behind but the folder of keys. Where there was something, it leaves that as it was if it fails
 /// before the table is in place, and else the new table and the new program.
 pub async fn run(
     policy: Policy,
@@ -94,7 +94,7 @@ pub async fn run(
     let (started, ends) = match begin(policy, &options).await {
         Ok(begun) => begun,
         Err(error) => {
-            unmade.restore();
+            unmade.take_back();
             lock.remove(&options.places);
             return Err(error);
         }
@@ -140,7 +140,7 @@ pub async fn run(
         complained: HashSet::new(),
         off: false,
     };
-    agent.set_all_timers();
+    agent.set_all_timers(clock::since_boot());
     agent.supervisor.ready();
     on_ready();
     let sources = Sources { events, sealed, key_changes, trace, watch, interfaces, inbox, signals };

@@ -53,6 +53,7 @@ impl Agent {
     /// How many grants were missing.
     async fn put_back(&mut self) -> Result<usize, FirewallError> {
         let ruleset = self.current_ruleset();
+        let begun = clock::since_boot();
         // A table of which a part is missing cannot be read, and is made anew.
         let held = self.firewall().await.status().ok().flatten();
         let in_table = held.as_ref().map(|status| status.grants.as_slice()).unwrap_or_default();
@@ -70,6 +71,9 @@ impl Agent {
             self.firewall().await.install_anew(&ruleset, &all)?;
         }
         self.firewall().await.revoke(&strange)?;
+        if !missing.is_empty() {
+            self.set_all_timers(begun);
+        }
         Ok(missing.len())
     }
 

@@ -21,8 +21,9 @@ pub(super) struct Done {
     begun: Duration,
 }
 
-/// The longest jiffy: that is what the kernel counts the time of an element in.
-const JIFFY: Duration = Duration::from_millis(10);
+/// By how much an element may outlive the time it was given: the longest jiffy, in which the kernel
+/// counts, and the shortest time that is given at all.
+const SLACK: Duration = Duration::from_millis(30);
 
 impl Agent {
     /// Starts a transaction for everything that waits, if none is under way.
@@ -76,7 +77,7 @@ impl Agent {
             if self.keeper.grants.until(&one.grant).is_some() {
                 let left = one.until.saturating_sub(now);
                 // The log says that the port is closed when it is.
-                self.set_timer(one.grant, one.until.saturating_sub(begun) + JIFFY);
+                self.set_timer(one.grant, one.until.saturating_sub(begun) + SLACK);
                 self.keeper.opened(&one, left);
             }
         }
@@ -114,12 +115,12 @@ impl Agent {
         }
     }
 
-    /// For grants that were running before this agent was, and after the clock has jumped.
-    pub(super) fn set_all_timers(&mut self) {
-        let now = clock::since_boot();
+    /// For grants that were running before this agent was, and those that were put into the table
+    /// again for the time that was left to them when that was `begun`, since boot.
+    pub(super) fn set_all_timers(&mut self, begun: Duration) {
         let running: Vec<_> = self.keeper.grants.iter().collect();
         for (grant, running) in running {
-            self.set_timer(grant, running.until.saturating_sub(now) + JIFFY);
+            self.set_timer(grant, running.until.saturating_sub(begun) + SLACK);
         }
     }
 
@@ -176,7 +177,7 @@ impl Agent {
             tracing::error!(%error, "grants may outlive their time by as long as the host slept");
             self.restore_soon();
         }
-        self.set_all_timers();
+        self.set_all_timers(now);
     }
 }
 

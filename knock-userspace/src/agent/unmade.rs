@@ -1,4 +1,4 @@
-//! Files and folders that a start makes on the disk, and that go again if it fails.
+//! What a start makes on the disk, and takes back if it fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,30 +6,33 @@ use std::path::{Path, PathBuf};
 use crate::keys::Folder;
 use crate::places::Places;
 
-/// What was not there before.
+/// What was not there before. The folder of keys is none of it: agents of several network
+/// namespaces may share one, and somebody may be about to put a key into it.
 pub(super) struct Unmade {
-    folders: Vec<PathBuf>,
     newest: Option<PathBuf>,
+    state: Option<PathBuf>,
     keys: PathBuf,
 }
 
 impl Unmade {
     pub(super) fn of(keys: &Path, places: &Places) -> Self {
-        let newest = Some(places.newest()).filter(|file| !file.exists());
-        let folders = [keys, &places.state].into_iter().filter(|folder| !folder.exists());
-        Self { folders: folders.map(Path::to_owned).collect(), newest, keys: keys.to_owned() }
+        Self {
+            newest: Some(places.newest()).filter(|file| !file.exists()),
+            state: Some(places.state.clone()).filter(|folder| !folder.exists()),
+            keys: keys.to_owned(),
+        }
     }
 
-    /// Removes what is there now. Folders only if nobody put anything into them meanwhile, and
-    /// the newest times only while there is no key whose knocks they could tell apart.
-    pub(super) fn restore(self) {
+    /// Removes the newest times, but only while there is no key whose knocks they could tell
+    /// apart, and the folder they lie in, if nothing else does.
+    pub(super) fn take_back(self) {
         if let Some(newest) = self.newest
             && Folder::new(&self.keys).is_empty()
         {
             let _ = fs::remove_file(newest);
         }
-        for folder in self.folders {
-            let _ = fs::remove_dir(folder);
+        if let Some(state) = self.state {
+            let _ = fs::remove_dir(state);
         }
     }
 }
@@ -42,29 +45,37 @@ mod tests {
         let host = tempfile::tempdir().unwrap();
         let [keys, run, pins, state] =
             ["keys", "run", "pins", "state"].map(|name| host.path().join(name));
+        fs::create_dir(&keys).unwrap();
         (host, keys, Places { run, pins, state })
     }
 
     #[test]
     fn what_a_start_made_goes_and_what_was_there_stays() {
         let (_host, keys, places) = host();
-        fs::create_dir(&places.state).unwrap();
-        let unmade = Unmade::of(&keys, &places);
-        fs::create_dir(&keys).unwrap();
-        fs::write(places.newest(), "times").unwrap();
-        unmade.restore();
-        assert!(!keys.exists() && !places.newest().exists() && places.state.exists());
+        for was_there in [false, true] {
+            if was_there {
+                fs::create_dir(&places.state).unwrap();
+            }
+            let unmade = Unmade::of(&keys, &places);
+            fs::create_dir_all(&places.state).unwrap();
+            fs::write(places.newest(), "times").unwrap();
+            unmade.take_back();
+            assert_eq!(places.state.exists(), was_there);
+            assert!(!places.newest().exists() && keys.exists());
+        }
+        fs::write(places.newest(), "older times").unwrap();
+        Unmade::of(&keys, &places).take_back();
+        assert!(places.newest().exists());
     }
 
     #[test]
     fn times_stay_where_there_are_keys() {
         let (_host, keys, places) = host();
         let unmade = Unmade::of(&keys, &places);
-        fs::create_dir(&keys).unwrap();
         fs::create_dir(&places.state).unwrap();
         fs::write(places.newest(), "times").unwrap();
         fs::write(Folder::new(&keys).file("laptop"), "a key").unwrap();
-        unmade.restore();
-        assert!(places.newest().exists() && Folder::new(&keys).file("laptop").exists());
+        unmade.take_back();
+        assert!(places.newest().exists());
     }
 }

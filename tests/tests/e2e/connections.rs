@@ -18,7 +18,7 @@ fn connection_outlives_its_grant(top: &str, door: &str) -> bool {
     let mut connection = connect(&lab.client, lab.server.v4, 22).expect("the port is open");
     assert!(echoes(&mut connection));
     agent.await_closed(lab.client.v4, SSH);
-    // The agent's clock and the kernel's may differ by the time that the grant took to get there.
+    // The kernel's jiffies are late where processors wait for a turn.
     eventually("the end of the grant", || !tcp_open(&lab.client, lab.server.v4, 22));
     echoes(&mut connection)
 }

@@ -18,8 +18,8 @@ use crate::command::print;
 const QEMU: &str = "qemu-system-x86_64";
 /// Emulated, a whole run takes some minutes.
 const WHOLE_RUN: Duration = Duration::from_secs(90 * 60);
-/// No test is silent for as long as this: the few things that it waits for, one after the other
-/// and for four minutes each, fail before.
+/// No test is silent for as long as this: the few things that it waits for, one after the other,
+/// fail before, each after four minutes without progress.
 const SILENCE: Duration = Duration::from_secs(20 * 60);
 /// A kernel that works under KVM boots in a second or two.
 const PROBE: Duration = Duration::from_secs(10);

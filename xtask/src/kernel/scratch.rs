@@ -20,6 +20,8 @@ impl Scratch {
         fs::create_dir_all(kernels).with_context(fail)?;
         sweep(kernels).with_context(|| format!("cannot tidy {}", kernels.display()))?;
         let own = kernels.join(format!("{PREFIX}{}", std::process::id()));
+        // Left by a run that had the same number, as it is usual in containers.
+        let _ = fs::remove_dir_all(&own);
         fs::create_dir(&own).with_context(fail)?;
         Ok(Self(own))
     }
@@ -28,7 +30,11 @@ impl Scratch {
     /// the place of old ones.
     pub(super) fn keep(&self, file: &Path) -> anyhow::Result<()> {
         let kept = self.kept(file);
-        let linked = fs::hard_link(file, &kept).or_else(|_| fs::copy(file, &kept).map(drop));
+        let linked = fs::hard_link(file, &kept).or_else(|error| match error.kind() {
+            // To copy a file onto itself would empty it.
+            io::ErrorKind::AlreadyExists => Err(error),
+            _ => fs::copy(file, &kept).map(drop),
+        });
         linked.with_context(|| format!("cannot keep {}", file.display()))
     }
 
@@ -83,6 +89,7 @@ mod tests {
         assert_eq!(fs::read_to_string(scratch.kept(&program)).unwrap(), "old");
         let path = scratch.path().to_owned();
         assert!(scratch.keep(&folder.path().join("nothing")).is_err());
+        assert!(scratch.keep(&program).is_err(), "kept once already");
         drop(scratch);
         assert!(!path.exists());
     }
