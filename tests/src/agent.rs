@@ -172,6 +172,13 @@ impl Agent {
         })
     }
 
+    /// Waits for a line that contains `text`, unless one has come already.
+    pub fn await_in_log(&mut self, text: &str) {
+        if !self.process.seen().iter().any(|line| line.contains(text)) {
+            self.process.await_line(text, |line| line.contains(text).then_some(()));
+        }
+    }
+
     /// Whether the log has said so far that anything opened for `source`.
     pub fn has_opened_for(&mut self, source: IpAddr) -> bool {
         let source = source.to_string();
@@ -255,6 +262,15 @@ pub fn xknockd(host: &Host) -> Command {
     command.env_remove("SSH_CONNECTION").env("XKNOCKD_INSTANCE", host.name());
     command
 }
+
+/// The same program with clocks that are `offset` off, as in `-30s`.
+pub fn with_clock(mut xknockd: Command, offset: &str) -> Command {
+    xknockd.env("LD_PRELOAD", FAKETIME).env("FAKETIME", offset);
+    xknockd
+}
+
+/// What lets a program see other clocks; the loader knows where this host's libraries are.
+pub const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 
 /// Removes what agents on `host` have left outside of its namespace.
 pub(crate) fn remove_leftovers(instance: &str) {

@@ -13,6 +13,7 @@ pub mod netns;
 pub mod process;
 pub mod raw;
 pub mod services;
+pub mod table;
 pub mod unit;
 
 pub use agent::{Agent, Config};

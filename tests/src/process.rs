@@ -1,10 +1,10 @@
 //! A process that ends when its value does, and whose standard error can be awaited
 //! line by line.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, with nothing on its standard input.
+    /// Starts `command`, with nothing on its standard input. Its lines are those on standard
+    /// error, and on standard output if that is a pipe.
     ///
     /// # Panics
     ///
@@ -51,15 +52,11 @@ impl Process {
     pub fn start(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stderr = child.stderr.take().expect("standard error is a pipe");
         let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        if let Some(stdout) = child.stdout.take() {
+            hand_on(stdout, sender.clone());
+        }
+        hand_on(child.stderr.take().expect("standard error is a pipe"), sender);
         Self { child, lines, seen: Vec::new() }
     }
 
@@ -81,8 +78,31 @@ impl Process {
         &mut self,
         limit: Duration,
         what: &str,
-        mut wanted: impl FnMut(&str) -> Option<T>,
+        wanted: impl FnMut(&str) -> Option<T>,
     ) -> T {
+        let found = self.look_for(limit, what, wanted);
+        found.unwrap_or_else(|| panic!("the process ended before {what}: {:#?}", self.seen))
+    }
+
+    /// The same as [`Process::await_line`], or none if the process ends before.
+    ///
+    /// # Panics
+    ///
+    /// If neither happens in time.
+    pub fn line_or_end<T>(
+        &mut self,
+        what: &str,
+        wanted: impl FnMut(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.look_for(patience(), what, wanted)
+    }
+
+    fn look_for<T>(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut wanted: impl FnMut(&str) -> Option<T>,
+    ) -> Option<T> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -90,14 +110,12 @@ impl Process {
                 Ok(line) => {
                     let found = wanted(&line);
                     self.seen.push(line);
-                    if let Some(found) = found {
+                    if found.is_some() {
                         return found;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => panic!("no {what} in time: {:#?}", self.seen),
-                Err(RecvTimeoutError::Disconnected) => {
-                    panic!("the process ended before {what}: {:#?}", self.seen)
-                }
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
     }
@@ -160,4 +178,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends each line of a pipe until it is closed.
+fn hand_on(pipe: impl Read + Send + 'static, lines: Sender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if lines.send(line).is_err() {
+                break;
+            }
+        }
+    });
 }

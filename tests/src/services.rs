@@ -144,32 +144,20 @@ pub fn echoes(stream: &mut TcpStream) -> bool {
         && &answer == b"ping"
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` holds of something that no event tells of: an element that the kernel
+/// lets expire, or what a program that is not ours has got to.
 ///
 /// # Panics
 ///
 /// If it does not in time.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    grows_to(what, 1, || usize::from(condition()));
-}
-
-/// Waits until `count` is as large as `goal`, for as long as it grows.
-///
-/// # Panics
-///
-/// If it has not grown for as long as anything may take here.
-pub fn grows_to(what: &str, goal: usize, mut count: impl FnMut() -> usize) {
-    let (mut largest, mut grown) = (0, Instant::now());
+    let deadline = Instant::now() + patience();
     loop {
         let asked = Instant::now();
-        let now = count();
-        if now >= goal {
+        if condition() {
             return;
         }
-        if now > largest {
-            (largest, grown) = (now, asked);
-        }
-        assert!(grown.elapsed() < patience(), "{what} did not happen in time: {now} of {goal}");
+        assert!(asked < deadline, "{what} did not happen in time");
         // Who asks all the time takes the processor from what is awaited: half of it is enough.
         thread::sleep(asked.elapsed().clamp(Duration::from_millis(1), Duration::from_secs(1)));
     }

@@ -25,6 +25,7 @@ pub(crate) const TEST: &[&str] = &[
     "openssh-client",
     "openssh-server",
     "python3-scapy",
+    "strace",
     "systemd",
     "tcpdump",
 ];

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_tests::keys::{Device, Keys};
 use knock_tests::process::seconds;
-use knock_tests::services::{Echo, eventually, tcp_open};
+use knock_tests::services::{Echo, tcp_open};
 use knock_tests::{Agent, Host, Lab};
 use knock_userspace::keys::{Action, Address, DoorTag, KeyLine, Request, Sealer};
 
@@ -19,6 +19,8 @@ use crate::SSH;
 const SEALED: &str = "[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = \"sealed\"\n";
 const ROLLING: &str = "[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = \"rolling\"\n";
 const PORT: u16 = 62_201;
+/// What the agent says when it has told the detector of keys.
+const RENEWED: &str = "keys renewed in the detector";
 
 /// A server with one door for keys, and what belongs to it.
 struct Site {
@@ -47,6 +49,12 @@ impl Site {
 
     fn start(&self) -> Agent {
         self.keys.start(&self.lab.server)
+    }
+
+    /// The same, with a record for each time that the detector is told of keys.
+    fn start_telling_of_renewals(&self) -> Agent {
+        let log = [("RUST_LOG", "info,knock_userspace::agent::keys=debug")];
+        self.keys.start_with(&self.lab.server, &log)
     }
 
     fn is_open_for_stranger(&self) -> bool {
@@ -121,7 +129,7 @@ fn two_devices_behind_one_address_knock_at_the_same_time() {
         // One of them may have found the door open before its own knock was through.
         for name in ["laptop", "phone"] {
             let name = format!("\"key\":\"{name}\"");
-            eventually(&name, || agent.log().contains(&name));
+            agent.await_in_log(&name);
         }
     }
 }

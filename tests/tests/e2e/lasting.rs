@@ -1,17 +1,22 @@
 //! Agents die and others take their place: nothing is lost, and nobody gets in.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{Sender, channel};
 
 use knock_common::LAYOUT;
 use knock_common::sequence::{Protocol, Step};
-use knock_tests::agent::xknockd;
+use knock_tests::agent::{program, with_clock, xknockd};
 use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, eventually, tcp_open};
+use knock_tests::process::Process;
+use knock_tests::services::{Echo, tcp_open};
+use knock_tests::table::await_table;
 use knock_tests::{Agent, Config, Lab, raw};
 use knock_userspace::places::Places;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::{SSH, STEPS, assert_no_trace, config, granted, verb};
 
@@ -36,17 +41,19 @@ fn a_knock_made_while_no_agent_runs_opens_when_the_next_one_comes() {
 #[test]
 fn a_knock_that_waited_too_long_opens_nothing() {
     let lab = Lab::new();
-    let text = config("late_grants = \"1s\"", "");
+    let text = config("late_grants = \"9s\"", "");
     let config = Agent::start(&lab.server, &text).kill();
     xknock_steps(&lab.client, lab.server.v4, STEPS);
-    // Time itself is what is waited for.
-    std::thread::sleep(Duration::from_millis(1200));
-    let mut next = Agent::start_again(&lab.server, config);
+    // To it, the kernel's time of the knock is that long ago.
+    let mut command = with_clock(xknockd(&lab.server), "+10s");
+    command.arg("run").arg("--config").arg(config.path());
+    let mut next = Agent::spawn(command, config);
     let late = next.await_message("late: opens nothing");
     assert_eq!(late["source"], lab.client.v4.to_string());
     assert!(verb(&lab.server, &["status"]).contains("late knocks"));
+    let mut third = Agent::start_again(&lab.server, next.kill());
     xknock_steps(&lab.client, lab.server.v4, STEPS);
-    next.await_opened(lab.client.v4, SSH);
+    third.await_opened(lab.client.v4, SSH);
 }
 
 #[test]
@@ -100,48 +107,49 @@ fn what_somebody_else_put_into_the_table_meanwhile_is_no_grant() {
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
 }
 
-/// Sends whole knocks, each from another source, until told to stop; how many.
-fn stream_of_knocks(lab: &Lab, stop: &AtomicBool, sent: &AtomicU8) {
+/// Sends whole knocks, one after the other and each from another source, and says so, until
+/// nobody listens any more; how many.
+fn stream_of_knocks(lab: &Lab, sent: &Sender<()>) -> usize {
     const SEQUENCE: [Step; 3] = [
         Step::new(Protocol::Tcp, 7000),
         Step::new(Protocol::Udp, 8000),
         Step::new(Protocol::Tcp, 9000),
     ];
-    for number in 1..=250 {
-        if stop.load(Ordering::SeqCst) {
-            break;
-        }
-        let source: IpAddr = [10, 77, 9, number].into();
+    /// 10.80.0.0.
+    const FIRST: u32 = 0x0a50_0000;
+    for number in 1.. {
+        let source = IpAddr::from((FIRST + number).to_be_bytes());
         let frames = SEQUENCE.map(|step| raw::knock(&lab.server, source, step));
         raw::send(&lab.client, frames.to_vec());
-        sent.store(number, Ordering::SeqCst);
-        // The pace of a stream, not something waited for.
-        std::thread::sleep(Duration::from_millis(20));
+        if sent.send(()).is_err() {
+            return number as usize;
+        }
     }
+    unreachable!("there are more addresses than this test has time for")
 }
 
 #[test]
 fn ten_restarts_under_a_stream_of_knocks_lose_none() {
     let lab = Lab::new();
-    let (stop, sent) = (AtomicBool::new(false), AtomicU8::new(0));
     let mut agent = Agent::start(&lab.server, &config(PATIENT, LONG));
-    let agent = std::thread::scope(|scope| {
-        scope.spawn(|| stream_of_knocks(&lab, &stop, &sent));
+    let (agent, sent) = std::thread::scope(|scope| {
+        let (sender, receiver) = channel();
+        let stream = scope.spawn({
+            let lab = &lab;
+            move || stream_of_knocks(lab, &sender)
+        });
         for restart in 0..10 {
-            let before = sent.load(Ordering::SeqCst);
-            eventually("more knocks", || {
-                sent.load(Ordering::SeqCst) > before.saturating_add(2).min(248)
-            });
+            receiver.try_iter().for_each(drop);
+            assert_eq!(receiver.iter().take(3).count(), 3, "the stream goes on");
             let config = if restart % 2 == 0 { agent.terminate() } else { agent.kill() };
             agent = Agent::start_again(&lab.server, config);
         }
-        stop.store(true, Ordering::SeqCst);
-        agent
+        drop(receiver);
+        (agent, stream.join().expect("the stream ends"))
     });
-    let sent = usize::from(sent.load(Ordering::SeqCst));
-    assert!(sent > 20);
+    eprintln!("{sent} knocks");
     let granted = || lab.server.sh("nft -n list set inet xknock open4").matches("expires").count();
-    eventually("every grant", || granted() == sent);
+    await_table(&lab.server, "grant for each", || granted() == sent);
     assert_eq!(agent.stop().get("completed"), sent as u64);
 }
 
@@ -175,32 +183,77 @@ fn other_sizes_make_other_maps_and_keep_grants() {
     next.await_opened(lab.stranger.v4, SSH);
 }
 
-#[test]
-fn an_end_in_any_stage_of_start_up_leaves_nothing_that_disturbs_the_next() {
-    let lab = Lab::new();
-    let config = Config::new(&config("", ""));
-    let started = Instant::now();
-    let mut whole = None;
-    for (step, signal) in (0u32..).zip([Signal::SIGKILL, Signal::SIGTERM].into_iter().cycle()) {
-        // Spread over the time that a whole start takes here.
-        let (numerator, denominator) = (step % 12, 12);
-        let delay = whole.unwrap_or(Duration::ZERO) * numerator / denominator;
-        let mut command = xknockd(&lab.server);
-        command.arg("run").arg("--config").arg(config.path());
-        let begun = Instant::now();
-        let mut process = knock_tests::process::Process::start(&mut command);
-        if whole.is_none() {
-            process.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
-            whole = Some(begun.elapsed());
-        }
-        std::thread::sleep(delay.saturating_sub(begun.elapsed()));
-        process.signal(signal);
-        process.wait();
-        if step >= 24 {
-            break;
+/// System calls by which a start changes something, or asks whether it may.
+const CALLS: [&str; 7] = ["bpf", "flock", "mkdir", "seccomp", "sendmsg", "sendto", "unlink"];
+
+/// The agent under strace(1), which writes those calls to `trace`.
+fn traced(lab: &Lab, config: &Config, trace: &Path, more: &[String]) -> Command {
+    let mut command = lab.server.command("strace");
+    command.args(["--follow-forks", "--trace", &CALLS.join(","), "--output"]).arg(trace);
+    command.args(more).arg(program("xknockd")).env("XKNOCKD_INSTANCE", lab.server.name());
+    command.args(["run", "--config"]).arg(config.path());
+    command
+}
+
+/// Ends a traced agent; strace ends with it.
+fn end_traced(lab: &Lab, process: Process, signal: Signal) {
+    let lock = std::fs::read_to_string(Places::of(lab.server.name()).lock());
+    let id = lock.expect("the lock of the agent").trim().parse().expect("its process");
+    // It may be about to end by itself.
+    let _ = kill(Pid::from_raw(id), signal);
+    process.wait();
+}
+
+/// Each of the calls that a start makes until it is ready, as its name and how many of that name
+/// there were before.
+fn stages(lab: &Lab, config: &Config) -> Vec<(String, usize)> {
+    let trace = tempfile::NamedTempFile::new().expect("a file");
+    let mut process = Process::start(&mut traced(lab, config, trace.path(), &[]));
+    process.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
+    end_traced(lab, process, Signal::SIGKILL);
+    let text = std::fs::read_to_string(trace.path()).expect("a trace");
+    let mut counts = HashMap::new();
+    let mut stages = Vec::new();
+    for line in text.lines() {
+        let call = line.split_whitespace().nth(1).and_then(|word| word.split_once('('));
+        if let Some((call, _)) = call.filter(|(call, _)| CALLS.contains(call)) {
+            let count: &mut usize = counts.entry(call.to_owned()).or_default();
+            stages.push((call.to_owned(), *count));
+            *count += 1;
         }
     }
-    eprintln!("25 starts in {:?}", started.elapsed());
+    stages
+}
+
+#[test]
+fn an_end_in_any_stage_of_start_up_leaves_nothing_that_disturbs_the_next() {
+    const ENDS: usize = 24;
+    let lab = Lab::new();
+    let config = Config::new(&config("", ""));
+    let stages = stages(&lab, &config);
+    assert!(stages.len() > 2 * ENDS, "{stages:?}");
+    let mut ended = 0;
+    for end in 0..ENDS {
+        let signal = if end % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM };
+        let (call, before) = &stages[end * stages.len() / ENDS];
+        let inject = format!("--inject={call}:signal={signal}:when={}", before + 1);
+        let nowhere = Path::new("/dev/null");
+        let mut process = Process::start(&mut traced(&lab, &config, nowhere, &[inject]));
+        let is_ready = |line: &str| line.contains("\"ready\"").then_some(());
+        if process.line_or_end("ready", is_ready).is_some() {
+            // SIGTERM is seen once it is ready. And where another has left much, a start makes
+            // fewer calls of some names.
+            end_traced(&lab, process, signal);
+        } else {
+            ended += 1;
+            process.wait();
+        }
+        if end % 4 == 3 {
+            // Sometimes nothing is left, so that every stage is one of a first start, too.
+            verb(&lab.server, &["off"]);
+        }
+    }
+    assert!(ended > ENDS / 3, "{ended} of {ENDS} ended before they were ready");
     let mut agent = Agent::start_again(&lab.server, config);
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
@@ -218,7 +271,7 @@ fn where_nothing_can_be_pinned_the_agent_says_so_and_works() {
     let script =
         "umount -l /sys/fs/bpf; exec setpriv --bounding-set -sys_admin --inh-caps -all \"$@\"";
     command.args(["--mount", "sh", "-c", script, "sh"]);
-    command.arg(knock_tests::agent::program("xknockd")).env("XKNOCKD_INSTANCE", lab.server.name());
+    command.arg(program("xknockd")).env("XKNOCKD_INSTANCE", lab.server.name());
     command.args(["run", "--config"]).arg(config.path());
     let mut agent = Agent::spawn(command, config);
     assert!(agent.log().contains("nothing but the table will outlive"), "{}", agent.log());
@@ -241,7 +294,7 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     let script =
         format!("mount -t tmpfs -o nr_inodes=2,mode=700 none {}; exec \"$@\"", run.display());
     command.args(["--mount", "sh", "-c", &script, "sh"]);
-    command.arg(knock_tests::agent::program("xknockd")).env("XKNOCKD_INSTANCE", lab.server.name());
+    command.arg(program("xknockd")).env("XKNOCKD_INSTANCE", lab.server.name());
     command.args(["run", "--config"]).arg(config.path());
     let output = command.output().expect("unshare runs");
     let said = String::from_utf8_lossy(&output.stderr);

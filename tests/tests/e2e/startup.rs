@@ -1,6 +1,6 @@
 //! Starting, and failing to start without leaving anything behind.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use knock_tests::agent::{Agent, Config, xknockd, xknockd_output};
 use knock_tests::clients::xknock_steps;
@@ -172,19 +172,16 @@ fn nothing_to_watch_is_an_error() {
 fn without_a_config_it_observes_and_prints_commands_that_open_the_door() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let printed = tempfile::NamedTempFile::new().expect("a file");
     let mut command = xknockd(&lab.server);
-    command.args(["run", "--interface", "eth0"]).stdout(printed.reopen().expect("the file"));
+    command.args(["run", "--interface", "eth0"]).stdout(Stdio::piped());
     let mut agent = Process::start(&mut command);
-    agent.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
-    let help = || std::fs::read_to_string(printed.path()).expect("what was printed");
-    knock_tests::services::eventually("the commands", || help().contains("Observing"));
+    // It says so once it is ready, as the last line.
+    agent.await_line("the commands", |line| line.contains("Observing").then_some(()));
+    let help: Vec<_> = agent.seen().iter().map(|line| line.trim().to_owned()).collect();
     assert!(tcp_open(&lab.stranger, lab.server.v4, 22), "nobody is locked out");
     for (program, host) in [("xknock", &lab.client), ("knock", &lab.stranger)] {
-        let line = help();
-        let line =
-            line.lines().map(str::trim).find(|line| line.starts_with(&format!("{program} ")));
-        let line = line.unwrap_or_else(|| panic!("no {program} command in {}", help()));
+        let line = help.iter().find(|line| line.starts_with(&format!("{program} ")));
+        let line = line.unwrap_or_else(|| panic!("no {program} command in {help:?}"));
         let path = knock_tests::agent::program("xknock");
         let folder = path.parent().expect("a folder").display();
         host.sh(&format!("PATH=$PATH:{folder}; {line}"));

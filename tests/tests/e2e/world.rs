@@ -215,7 +215,7 @@ fn a_wall_clock_that_jumps_by_a_year_changes_nothing() {
     std::fs::write(&clock, "+0").expect("the clock as it is");
     let mut command = knock_tests::agent::xknockd(&lab.server);
     command
-        .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1")
+        .env("LD_PRELOAD", knock_tests::agent::FAKETIME)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")

@@ -1,15 +1,15 @@
 //! Honest knocks under a spoofed flood of first steps.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
 use knock_tests::Lab;
 use knock_tests::lab::{SERVER_PORT, template};
-use knock_tests::services::{Echo, eventually};
+use knock_tests::process::patience;
+use knock_tests::services::Echo;
 use knock_userspace::kernel::{Nothing, Traffic};
 
 use crate::clients::{KNOCKS, SERVICE, addresses, knock};
@@ -111,15 +111,33 @@ const FIRST: Step = Step::new(Protocol::Udp, KNOCKS[0]);
 /// Generated frames until it is stopped.
 pub(crate) struct Flood {
     stop: Sender<()>,
-    sent: Arc<AtomicU64>,
+    sent: Arc<Sent>,
     started: Instant,
     thread: std::thread::JoinHandle<()>,
+}
+
+/// How many frames were sent, and whoever waits for more.
+#[derive(Default)]
+struct Sent {
+    count: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Sent {
+    fn count(&self) -> MutexGuard<'_, u64> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, frames: u32) {
+        *self.count() += u64::from(frames);
+        self.more.notify_all();
+    }
 }
 
 impl Flood {
     /// Sends frames to the server, `rate` a second, or as fast as it goes.
     pub(crate) fn start(lab: &Lab, pattern: Pattern, rate: Option<u32>) -> Self {
-        let ((stop, stopped), sent) = (channel(), Arc::new(AtomicU64::new(0)));
+        let ((stop, stopped), sent) = (channel(), Arc::new(Sent::default()));
         let frame = template(lab.server.mac());
         let thread = lab.switch().spawn({
             let sent = Arc::clone(&sent);
@@ -130,7 +148,7 @@ impl Flood {
                 let started = Instant::now();
                 let mut pause = Duration::ZERO;
                 while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    let so_far = sent.load(Ordering::Relaxed);
+                    let so_far = *sent.count();
                     let count = match rate {
                         None => 200_000,
                         Some(rate) => {
@@ -145,7 +163,7 @@ impl Flood {
                     }
                     pause = Duration::ZERO;
                     traffic.send(port, &frame, count).expect("the kernel takes the frames");
-                    sent.fetch_add(count.into(), Ordering::Relaxed);
+                    sent.add(count);
                 }
             }
         });
@@ -154,14 +172,16 @@ impl Flood {
 
     /// Waits until it has sent this many frames.
     pub(crate) fn await_sent(&self, frames: u32) {
-        let enough = || self.sent.load(Ordering::Relaxed) >= frames.into();
-        eventually("a flood", enough);
+        let few = |sent: &mut u64| *sent < frames.into();
+        let waited = self.sent.more.wait_timeout_while(self.sent.count(), patience(), few);
+        let (sent, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!waited.timed_out(), "no flood in time: {sent} of {frames} frames");
     }
 
     /// Stops it; frames a second.
     pub(crate) fn stop(self) -> f64 {
         let took = self.started.elapsed();
-        let sent = self.sent.load(Ordering::Relaxed);
+        let sent = *self.sent.count();
         drop(self.stop);
         let _ = self.thread.join();
         sent as f64 / took.as_secs_f64()

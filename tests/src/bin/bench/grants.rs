@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
+use knock_tests::table::Changes;
 use knock_tests::{Agent, Lab};
 
 use crate::clients::KNOCKS;
@@ -34,6 +35,7 @@ pub(crate) fn burst(report: &mut Report, clients: u32) {
     let agent = Agent::start(&lab.server, &xknock_config(1 << 20));
     let process = agent.process().id();
     let before = memory::cpu_seconds(process);
+    let mut changes = Changes::of(&lab.server);
     let rounds = 3;
     let mut rates = Vec::new();
     let mut working = Duration::ZERO;
@@ -42,7 +44,7 @@ pub(crate) fn burst(report: &mut Report, clients: u32) {
         let pattern = Pattern::new(first, 0xf_ffff, false, &steps());
         let began = Instant::now();
         send(&lab, pattern, crate::frames::template(), 3 * clients);
-        let took = await_rest(process).duration_since(began);
+        let took = await_rest(&mut changes).duration_since(began);
         await_grants(&lab, clients * (round + 1));
         rates.push(f64::from(clients) / took.as_secs_f64());
         working += took;
@@ -66,20 +68,14 @@ pub(crate) fn burst(report: &mut Report, clients: u32) {
     );
 }
 
-/// Waits until the agent has nothing more to do, and returns when it did its last work, to
-/// 10 ms. There is no event to wait for: to ask the kernel for the grants, or to be told of
-/// each, would take the time that is measured.
-fn await_rest(process: u32) -> Instant {
+/// Waits until no more grants come, and returns when the last ones were in the table.
+fn await_rest(changes: &mut Changes) -> Instant {
     const REST: Duration = Duration::from_millis(200);
-    let (mut busy, mut last_work) = (memory::cpu_seconds(process), Instant::now());
-    while last_work.elapsed() < REST {
-        std::thread::sleep(Duration::from_millis(2));
-        let now = memory::cpu_seconds(process);
-        if now > busy {
-            (busy, last_work) = (now, Instant::now());
-        }
+    let mut last = Instant::now();
+    while changes.next(REST) {
+        last = Instant::now();
     }
-    last_work
+    last
 }
 
 /// Waits until the set holds `wanted` grants, by its own count.

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use knock_tests::agent::xknockd;
+use knock_tests::agent::{FAKETIME, xknockd};
 use knock_tests::keys::{Capture, datagrams_to, from_elsewhere};
 use knock_tests::process::seconds;
-use knock_tests::services::eventually;
 use knock_tests::{Agent, raw};
 use knock_userspace::keys::{Address, Request};
 
@@ -30,15 +29,9 @@ fn nobody_else(agent: &mut Agent, site: &Site, knocks: usize) {
     assert_eq!(log.matches("\"message\":\"knocked with a key\"").count(), knocks, "{log}");
 }
 
-/// Waits for the end of the grant, which may have come while something else was looked at.
-fn has_closed(agent: &mut Agent) {
-    eventually("the end of the grant", || agent.log().contains("\"message\":\"closed\""));
-}
-
 /// The agent, whose clock is `offset` off, as in `-30s`.
 fn start_with_clock(site: &Site, offset: &str) -> Agent {
-    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-    let clock = [("LD_PRELOAD", library), ("FAKETIME", offset), ("DONT_FAKE_MONOTONIC", "1")];
+    let clock = [("LD_PRELOAD", FAKETIME), ("FAKETIME", offset), ("DONT_FAKE_MONOTONIC", "1")];
     site.keys.start_with(&site.lab.server, &clock)
 }
 
@@ -56,7 +49,7 @@ fn a_captured_sealed_knock_opens_nothing() {
     replay(&site, &frames);
     nobody_else(&mut agent, &site, 1);
     // Later.
-    has_closed(&mut agent);
+    agent.await_in_log("\"message\":\"closed\"");
     replay(&site, &frames);
     nobody_else(&mut agent, &site, 1);
     let counters = agent.stop();
@@ -91,7 +84,7 @@ fn a_captured_sequence_opens_nothing() {
     assert_eq!(steps.len(), 5);
     replay(&site, &steps);
     nobody_else(&mut agent, &site, 1);
-    has_closed(&mut agent);
+    agent.await_in_log("\"message\":\"closed\"");
     replay(&site, &steps);
     nobody_else(&mut agent, &site, 1);
     agent.stop();

@@ -7,10 +7,8 @@ use knock_tests::process::patience;
 use knock_tests::raw;
 use knock_userspace::keys::{KeyLine, Method, Roller, SLOT, slot_of};
 
-use super::{ROLLING, Site};
+use super::{RENEWED, ROLLING, Site};
 use crate::SSH;
-
-const RENEWED: &str = "keys renewed in the detector";
 
 fn slot() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
@@ -28,8 +26,7 @@ fn steps(line: &str, slot: u64) -> Vec<Step> {
 fn a_knock_half_way_goes_on_when_keys_change_and_a_slot_ends() {
     let site = Site::new(&format!("{ROLLING}within = \"5m\"\n"));
     let line = site.add("laptop", &[]);
-    let log = [("RUST_LOG", "info,knock_userspace::agent::keys=debug")];
-    let mut agent = site.keys.start_with(&site.lab.server, &log);
+    let mut agent = site.start_telling_of_renewals();
     let (client, server) = (&site.lab.client, &site.lab.server);
     let begun = slot();
     let frames: Vec<_> =
