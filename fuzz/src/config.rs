@@ -1,9 +1,9 @@
 //! The config: any text is either a policy that keeps its promises, or an error that can
 //! be shown.
 
-use knock_userspace::compile::{Served, compile};
-use knock_userspace::config::{ConfigError, parse};
-use knock_userspace::policy::Policy;
+use knock_policy::Policy;
+use knock_policy::compile::{Served, compile};
+use knock_policy::config::{ConfigError, parse};
 
 /// Reads a config.
 ///

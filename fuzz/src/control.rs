@@ -1,7 +1,7 @@
 //! The control socket: any body of a request is either one that means what it says, or none.
 
-use knock_userspace::control::{Caller, Open, Revoke, Try};
-use knock_userspace::lockout::Session;
+use knock_control::{Caller, Open, Revoke, Try};
+use knock_policy::lockout::Session;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -9,8 +9,8 @@ use knock_common::progress::Ticks;
 use knock_common::sequence::{PortClass, Protocol, Step};
 use knock_common::simulate::Simulation;
 use knock_common::source::Source;
-use knock_userspace::compile::{Compiled, Served, compile};
-use knock_userspace::policy::{Door, Policy, Service};
+use knock_policy::compile::{Compiled, Served, compile};
+use knock_policy::{Door, Policy, Service};
 
 /// What the first door has, and how much less each further one.
 const WITHIN: Duration = Duration::from_secs(2);

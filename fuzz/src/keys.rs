@@ -2,7 +2,7 @@
 //! what they seem, or nothing; and there is one way to write each.
 
 use knock_common::sealed::{Gate, SIZE, set_tag};
-use knock_userspace::keys::{Key, KeyDoor, KeyLine, Opener, Secret, Verifier, read_body};
+use knock_keys::{Key, KeyDoor, KeyLine, Opener, Secret, Verifier, read_body};
 
 /// Reads the input as each of them.
 ///

@@ -6,7 +6,7 @@
 ///
 /// If reading it does, or finds more than it holds.
 pub fn run(datagram: &[u8]) {
-    let found = knock_userspace::firewall::fuzzing::read(datagram);
+    let found = knock_firewall::fuzzing::read(datagram);
     assert!(found <= datagram.len() / SMALLEST, "{found} things in {} bytes", datagram.len());
 }
 

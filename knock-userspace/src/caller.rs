@@ -1,8 +1,7 @@
 //! Who runs the command line.
 
+use knock_policy::lockout::Session;
 use procfs::process::Process;
-
-use crate::lockout::Session;
 
 /// The SSH session that this process belongs to, if any. Not from its own environment alone:
 /// `sudo` and `su` do not hand that on, so its ancestors are asked too, as far as they may be.

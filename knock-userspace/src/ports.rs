@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use knock_firewall::Status;
+use knock_policy::{Grant, Mode, Service};
 use serde::Serialize;
-
-use crate::firewall::Status;
-use crate::policy::{Grant, Mode, Service};
 
 /// One port as a source would find it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -15,11 +14,11 @@ pub struct Port {
     /// Protocol and port, `tcp/22`.
     pub service: String,
     /// Whether the guard lets packets to it through.
-    pub firewall: Door,
+    pub firewall: Verdict,
     /// Whether an application waits for them.
     pub application: Application,
     /// Why the guard does what it does.
-    pub reason: Reason,
+    pub reason: VerdictReason,
     /// The program that listens, as far as known.
     pub program: Option<String>,
     /// Grants that are running on it, for anyone.
@@ -29,7 +28,7 @@ pub struct Port {
 /// What the guard does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Door {
+pub enum Verdict {
     /// Lets packets through.
     Open,
     /// Drops them.
@@ -50,7 +49,7 @@ pub enum Application {
 /// Why the guard does what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Reason {
+pub enum VerdictReason {
     /// No door has it.
     Unguarded,
     /// It is guarded, but the mode is `observe`.
@@ -81,15 +80,16 @@ pub fn ports(
     applications
         .into_iter()
         .map(|(service, application)| {
-            let reason = status.map_or(Reason::Unguarded, |status| reason(status, service, from));
+            let reason =
+                status.map_or(VerdictReason::Unguarded, |status| reason(status, service, from));
             let grants = status.map_or(0, |status| {
                 status.grants.iter().filter(|timed| timed.grant.service == service).count()
             });
             Port {
                 service: service.to_string(),
                 firewall: match reason {
-                    Reason::Guarded => Door::Closed,
-                    _ => Door::Open,
+                    VerdictReason::Guarded => Verdict::Closed,
+                    _ => Verdict::Open,
                 },
                 application: match application {
                     Some(_) => Application::Listening,
@@ -103,22 +103,22 @@ pub fn ports(
         .collect()
 }
 
-fn reason(status: &Status, service: Service, from: Option<IpAddr>) -> Reason {
+fn reason(status: &Status, service: Service, from: Option<IpAddr>) -> VerdictReason {
     if !status.guarded.contains(&service) {
-        return Reason::Unguarded;
+        return VerdictReason::Unguarded;
     }
     if let Some(source) = from {
         if status.always_allow.iter().any(|prefix| prefix.contains(&source)) {
-            return Reason::Allowed;
+            return VerdictReason::Allowed;
         }
         let grant = Grant { source, service };
         if status.grants.iter().any(|timed| timed.grant == grant) {
-            return Reason::Granted;
+            return VerdictReason::Granted;
         }
     }
     match status.mode {
-        Mode::Observe => Reason::Observed,
-        Mode::Enforce => Reason::Guarded,
+        Mode::Observe => VerdictReason::Observed,
+        Mode::Enforce => VerdictReason::Guarded,
     }
 }
 
@@ -134,11 +134,11 @@ pub fn table(ports: &[Port], from: Option<IpAddr>) -> String {
             (Application::None, _) => "none".into(),
         };
         let (firewall, why) = match (port.firewall, port.reason) {
-            (Door::Closed, _) => ("closed", "guarded, no grant"),
-            (Door::Open, Reason::Observed) => ("open", "guarded, but only observing"),
-            (Door::Open, Reason::Granted) => ("open", "this source has a grant"),
-            (Door::Open, Reason::Allowed) => ("open", "this source is always allowed"),
-            (Door::Open, _) => ("open", "not guarded"),
+            (Verdict::Closed, _) => ("closed", "guarded, no grant"),
+            (Verdict::Open, VerdictReason::Observed) => ("open", "guarded, but only observing"),
+            (Verdict::Open, VerdictReason::Granted) => ("open", "this source has a grant"),
+            (Verdict::Open, VerdictReason::Allowed) => ("open", "this source is always allowed"),
+            (Verdict::Open, _) => ("open", "not guarded"),
         };
         table.add_row([&port.service, firewall, &application, why, &port.grants.to_string()]);
     }
@@ -153,7 +153,7 @@ mod tests {
     use knock_common::sequence::Protocol;
 
     use super::*;
-    use crate::firewall::TimedGrant;
+    use knock_firewall::TimedGrant;
 
     const SSH: Service = Service::new(Protocol::Tcp, 22);
     const WEB: Service = Service::new(Protocol::Tcp, 80);
@@ -173,7 +173,7 @@ mod tests {
         }
     }
 
-    fn find(ports: &[Port], service: Service) -> (Door, Application, Reason) {
+    fn find(ports: &[Port], service: Service) -> (Verdict, Application, VerdictReason) {
         let port = ports.iter().find(|port| port.service == service.to_string()).unwrap();
         (port.firewall, port.application, port.reason)
     }
@@ -182,33 +182,48 @@ mod tests {
     fn all_four_states_are_told_apart() {
         let listening = [(SSH, Some("sshd".into())), (WEB, None)];
         let seen = ports(Some(&status(Mode::Enforce)), &listening, None);
-        assert_eq!(find(&seen, SSH), (Door::Closed, Application::Listening, Reason::Guarded));
-        assert_eq!(find(&seen, WIREGUARD), (Door::Closed, Application::None, Reason::Guarded));
-        assert_eq!(find(&seen, WEB), (Door::Open, Application::Listening, Reason::Unguarded));
+        assert_eq!(
+            find(&seen, SSH),
+            (Verdict::Closed, Application::Listening, VerdictReason::Guarded)
+        );
+        assert_eq!(
+            find(&seen, WIREGUARD),
+            (Verdict::Closed, Application::None, VerdictReason::Guarded)
+        );
+        assert_eq!(
+            find(&seen, WEB),
+            (Verdict::Open, Application::Listening, VerdictReason::Unguarded)
+        );
         let client = "192.0.2.7".parse().ok();
         let nothing_listens = ports(Some(&status(Mode::Enforce)), &[], client);
-        assert_eq!(find(&nothing_listens, SSH), (Door::Open, Application::None, Reason::Granted));
+        assert_eq!(
+            find(&nothing_listens, SSH),
+            (Verdict::Open, Application::None, VerdictReason::Granted)
+        );
     }
 
     #[test]
     fn each_source_finds_its_own_state() {
         let of =
             |from: &str| find(&ports(Some(&status(Mode::Enforce)), &[], from.parse().ok()), SSH).2;
-        assert_eq!(of("192.0.2.7"), Reason::Granted);
-        assert_eq!(of("192.0.2.8"), Reason::Guarded);
-        assert_eq!(of("198.51.100.1"), Reason::Allowed);
+        assert_eq!(of("192.0.2.7"), VerdictReason::Granted);
+        assert_eq!(of("192.0.2.8"), VerdictReason::Guarded);
+        assert_eq!(of("198.51.100.1"), VerdictReason::Allowed);
     }
 
     #[test]
     fn observing_leaves_everything_open_and_says_so() {
         let seen = ports(Some(&status(Mode::Observe)), &[], None);
-        assert_eq!(find(&seen, SSH), (Door::Open, Application::None, Reason::Observed));
+        assert_eq!(find(&seen, SSH), (Verdict::Open, Application::None, VerdictReason::Observed));
         assert!(table(&seen, None).contains("only observing"));
     }
 
     #[test]
     fn without_a_table_nothing_is_guarded() {
         let seen = ports(None, &[(SSH, None)], None);
-        assert_eq!(find(&seen, SSH), (Door::Open, Application::Listening, Reason::Unguarded));
+        assert_eq!(
+            find(&seen, SSH),
+            (Verdict::Open, Application::Listening, VerdictReason::Unguarded)
+        );
     }
 }

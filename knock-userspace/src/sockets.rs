@@ -4,11 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use knock_common::sequence::{Protocol, Step};
+use knock_policy::compile::Served;
 use procfs::ProcResult;
 use procfs::net::{TcpState, UdpState};
 use procfs::process::FDTarget;
-
-use crate::compile::Served;
 
 /// A socket that waits for strangers: a TCP listener, or a UDP socket without a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use knock_userspace::keyring::Numbers;
-use knock_userspace::keys::{Folder, Key, KeyId, KeyLine, Kind, Method};
+use knock_keys::{Folder, Key, KeyId, KeyLine, KeyMethod, Kind};
+use knock_userspace::keyring::ReplayStore;
 use knock_userspace::places::Places;
 use tempfile::TempDir;
 
@@ -54,7 +54,7 @@ impl Host {
     /// The file of newest times as it is once a knock was made with this key.
     fn knocked(&self, id: KeyId) {
         let path = Places::of(&self.1).newest();
-        let (mut numbers, _) = Numbers::open(&path, 0);
+        let (mut numbers, _) = ReplayStore::open(&path, 0);
         numbers.set(id.number(), 1).expect("written");
     }
 
@@ -94,7 +94,7 @@ fn one_command_adds_a_key_and_prints_what_the_device_imports() {
     assert_eq!((&*line.host, &*line.name), ("server.example", "laptop"));
     let [ssh, web] = &line.doors[..] else { panic!("{:?}", line.doors) };
     assert_eq!(ssh.to_string(), "ssh:sealed:62201:seen:600:tcp/22,tcp/24000");
-    let Method::Rolling(rolling) = &web.method else { panic!("{web}") };
+    let KeyMethod::Rolling(rolling) = &web.method else { panic!("{web}") };
     assert!(rolling.ports.without().contains(&24_000), "a served port is no step");
     let file = host.folder().file("laptop");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

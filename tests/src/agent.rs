@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use knock_userspace::kernel::Pins;
+use knock_detector::Pins;
 use knock_userspace::places::Places;
 use nix::sys::signal::Signal;
 use serde_json::Value;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use knock_userspace::keyring::Numbers;
-use knock_userspace::keys::{Folder, Key, KeyDoor, KeyLine, Kind};
+use knock_keys::{Folder, Key, KeyDoor, KeyLine, Kind};
+use knock_userspace::keyring::ReplayStore;
 use knock_userspace::places::Places;
 use tempfile::TempDir;
 
@@ -90,7 +90,7 @@ impl Keys {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
             last = Some(line);
         }
-        Numbers::found(&Places::of(server.name()).newest()).expect("made");
+        ReplayStore::found(&Places::of(server.name()).newest()).expect("made");
         last.expect("one key at least")
     }
 

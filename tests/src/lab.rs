@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use etherparse::PacketBuilder;
 use knock_common::traffic::{FRAME, Pattern};
-use knock_userspace::kernel::Traffic;
+use knock_detector::Traffic;
 
 use crate::netns::Netns;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use knock_userspace::firewall::Watch;
+use knock_firewall::Watch;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::netns::Netns;

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use knock_common::sequence::Protocol;
+use knock_firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking};
+use knock_policy::{Connections, Grant, Mode, Policy, Service};
 use knock_tests::netns::Netns;
-use knock_userspace::firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking};
-use knock_userspace::policy::{Connections, Grant, Mode, Policy, Service};
 
 const SSH: Service = Service::new(Protocol::Tcp, 22);
 const DNS: Service = Service::new(Protocol::Udp, 53);

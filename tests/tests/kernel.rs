@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use knock_common::sequence::{Protocol, Step};
+use knock_detector::{Component, Detector, Presence, Settings, VerifierStats};
+use knock_policy::compile::{Served, compile};
+use knock_policy::{Door, Knocks, Policy, Service};
 use knock_tests::agent::{Config, xknockd, xknockd_output};
 use knock_tests::{Agent, Lab};
-use knock_userspace::compile::{Served, compile};
-use knock_userspace::kernel::{Detector, FEATURES, Figures, Part, Presence, Settings};
+use knock_userspace::kernel_features::features;
 use knock_userspace::places::Places;
-use knock_userspace::policy::{Door, Knocks, Policy, Service};
 
 /// Whether this kernel is one that the agent must refuse.
 fn is_too_old() -> bool {
@@ -45,16 +46,16 @@ fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
 
 #[test]
 fn every_feature_is_there_or_not_and_what_is_needed_is_there() {
-    for feature in &FEATURES {
+    for feature in features() {
         let presence = feature.presence();
         assert!(!matches!(presence, Presence::Unknown(_)), "{}: {presence:?}", feature.name);
-        let needed = feature.part == Part::Detector && feature.instead.is_none();
+        let needed = feature.component == Component::Detector && feature.instead.is_none();
         if needed && !is_too_old() {
             assert_eq!(presence, Presence::Present, "{}", feature.name);
         }
     }
     let absent = |name: &str| {
-        let feature = FEATURES.iter().find(|feature| feature.name == name).expect("a feature");
+        let feature = features().find(|feature| feature.name == name).expect("a feature");
         feature.presence() == Presence::Absent
     };
     assert_eq!(absent("compare-and-swap in BPF"), is_too_old());
@@ -78,7 +79,7 @@ fn check_shows_the_table_and_what_the_verifier_read() {
     let output = xknockd_output(&lab.server, &["check", "--kernel"]);
     let (shown, said) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    for feature in &FEATURES {
+    for feature in features() {
         assert!(shown.contains(feature.name) && shown.contains(feature.commit), "{shown}");
     }
     assert!(!shown.contains("unknown"), "{shown}");
@@ -100,7 +101,7 @@ fn the_verifier_reads_a_third_of_what_it_may_at_most() {
         let figures = load(trace).expect("the kernel takes the program").figures().unwrap();
         let verified = figures.verified.expect("kernels since 5.16 tell");
         println!("{verified} instructions with trace {trace}");
-        assert!(verified <= Figures::BUDGET, "{verified} instructions with trace {trace}");
+        assert!(verified <= VerifierStats::BUDGET, "{verified} instructions with trace {trace}");
         assert!(figures.translated > 0 && figures.machine_code > 0, "{figures:?}");
     }
 }

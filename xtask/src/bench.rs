@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    command::{as_root, cargo, exec, run, target_directory},
+    command::{as_root, build_programs, cargo, exec, run, target_directory},
     setup::{self, Group},
 };
 
@@ -27,7 +27,7 @@ pub(crate) fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     // Cargo builds at the workspace's root; the path was meant from here.
     let absolute = |path: &Path| std::path::absolute(path);
     let compare = arguments.compare.as_deref().map(absolute).transpose()?;
-    run(&mut cargo(["build", "--release", "--package", "knock-userspace", "--bins"]))?;
+    run(build_programs().arg("--release"))?;
     run(&mut cargo(["build", "--release", "--package", "knock-tests", "--bin", "bench"]))?;
     let mut bench = as_root(target_directory().join("release/bench"));
     bench.arg("--out").arg(target_directory().join("bench"));

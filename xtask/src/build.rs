@@ -1,7 +1,7 @@
 //! `cargo xtask build`.
 
 use crate::{
-    command::{cargo, run},
+    command::{build_programs, run},
     setup::{self, Group},
 };
 
@@ -14,7 +14,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn build(arguments: &Arguments) -> anyhow::Result<()> {
     setup::ensure(Group::Build, true)?;
-    let mut command = cargo(["build", "--package", "knock-userspace", "--bins"]);
+    let mut command = build_programs();
     command.args(arguments.release.then_some("--release"));
     run(&mut command)
 }

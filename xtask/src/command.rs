@@ -28,6 +28,11 @@ pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) ->
     command
 }
 
+/// Builds the agent and the client.
+pub(crate) fn build_programs() -> Command {
+    cargo(["build", "--package", "knock-userspace", "--package", "knock-client", "--bins"])
+}
+
 /// A command that runs as root: through sudo where this process does not.
 pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
     if nix::unistd::geteuid().is_root() {

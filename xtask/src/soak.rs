@@ -1,7 +1,7 @@
 //! `cargo xtask soak`.
 
 use crate::{
-    command::{as_root, cargo, exec, run, target_directory},
+    command::{as_root, build_programs, cargo, exec, run, target_directory},
     setup::{self, Group},
 };
 
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn soak(arguments: &Arguments) -> anyhow::Result<()> {
     setup::ensure(Group::Test, true)?;
-    run(&mut cargo(["build", "--release", "--package", "knock-userspace", "--bins"]))?;
+    run(build_programs().arg("--release"))?;
     run(&mut cargo(["build", "--release", "--package", "knock-tests", "--bin", "soak"]))?;
     let mut soak = as_root(target_directory().join("release/soak"));
     soak.args(["--minutes", &arguments.minutes.to_string()]);

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use knock_detector::needed_capabilities;
+use knock_policy::Policy;
 use landlock::{
     ABI, Access as _, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _,
 };
 
 use super::{AgentError, Options};
-use crate::kernel::needed_capabilities;
 use crate::places::Places;
-use crate::policy::Policy;
 use crate::syscalls;
 
 /// Gives up all capabilities but those that loading programs and changing tables takes, the
@@ -24,7 +24,7 @@ use crate::syscalls;
 pub(super) fn confine(options: &Options, policy: &Policy) -> Result<(), AgentError> {
     // Not sooner: what it may not dump, an agent with a user of its own may not look at in
     // `/proc/self` either, and its start needs that.
-    crate::keys::no_core_dumps();
+    knock_keys::no_core_dumps();
     // Also a precondition of the other two for processes that are not root.
     nix::sys::prctl::set_no_new_privs().map_err(failed)?;
     let config = options.config.iter().filter_map(|path| path.parent());

@@ -1,9 +1,10 @@
 //! Why the agent cannot start or go on.
 
-use crate::compile::CompileError;
-use crate::firewall::FirewallError;
+use knock_detector::DetectorError;
+use knock_firewall::FirewallError;
+use knock_policy::compile::CompileError;
+
 use crate::interfaces::InterfaceError;
-use crate::kernel::KernelError;
 
 /// An error that ends the agent.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum AgentError {
     Lock(#[from] crate::lock::LockError),
     /// The control socket.
     #[error(transparent)]
-    Control(#[from] crate::control::ServeError),
+    Control(#[from] crate::control_socket::ServeError),
     /// The agent could not give up what it does not need.
     #[error("cannot give up privileges: {0}")]
     Confine(String),
@@ -33,7 +34,7 @@ pub enum AgentError {
     Compile(#[from] CompileError),
     /// The detector.
     #[error(transparent)]
-    Kernel(Box<KernelError>),
+    Detector(Box<DetectorError>),
     /// The firewall.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
@@ -45,9 +46,9 @@ pub enum AgentError {
     Io(#[from] std::io::Error),
 }
 
-impl From<KernelError> for AgentError {
-    fn from(error: KernelError) -> Self {
+impl From<DetectorError> for AgentError {
+    fn from(error: DetectorError) -> Self {
         // It may hold what the verifier said.
-        Self::Kernel(Box::new(error))
+        Self::Detector(Box::new(error))
     }
 }

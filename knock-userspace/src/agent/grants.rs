@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use knock_common::sequence::DoorId;
-
-use crate::policy::{Door, Grant, Policy};
+use knock_policy::{Door, Grant, Policy};
 
 /// What the agent believes the kernel holds, or will hold once the transactions under way
 /// are through.
@@ -192,7 +191,7 @@ mod tests {
     use knock_common::sequence::Protocol;
 
     use super::*;
-    use crate::policy::Service;
+    use knock_policy::Service;
 
     const SOURCE: [u8; 4] = [192, 0, 2, 7];
 

@@ -6,12 +6,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use knock_keys::Action;
+use knock_policy::{Door, Grant};
 use tracing::{error, info, warn};
 
 use super::grants::{Earned, Refused};
-use crate::keyring::Reason;
-use crate::keys::Action;
-use crate::policy::{Door, Grant};
+use crate::keyring::DenialReason;
 
 /// The lines of one kind.
 struct Lines {
@@ -133,7 +133,7 @@ impl Journal {
     }
 
     /// A knock with a key that may not. Without the key's name, anybody can have made it.
-    pub(super) fn denied(&mut self, key: Option<&str>, from: IpAddr, why: &Reason) {
+    pub(super) fn denied(&mut self, key: Option<&str>, from: IpAddr, why: &DenialReason) {
         if self.denied.may_write("denied") {
             warn!(key, %from, reason = %why, "denied");
         }

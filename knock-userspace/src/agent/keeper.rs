@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use knock_common::event::Event;
 use knock_common::sequence::DoorId;
+use knock_detector::{DetectorError, Record, Recorded};
+use knock_policy::{Door, Grant, Policy};
 use tracing::warn;
 
 use super::clock;
 use super::grants::{Earned, Grants, Refused, Running};
 use super::journal::Journal;
-use crate::kernel::{KernelError, Record, Recorded};
-use crate::policy::{Door, Grant, Policy};
 
 /// The policy, the grants that it has led to, and their record.
 pub(super) struct Keeper {
@@ -182,7 +182,10 @@ impl Keeper {
     /// # Errors
     ///
     /// If it cannot be read.
-    pub(super) fn recorded(&mut self, now: Duration) -> Result<Vec<(Grant, Running)>, KernelError> {
+    pub(super) fn recorded(
+        &mut self,
+        now: Duration,
+    ) -> Result<Vec<(Grant, Running)>, DetectorError> {
         let mut running = Vec::new();
         for (grant, Recorded { door, until }) in self.record.grants()? {
             if until > now {

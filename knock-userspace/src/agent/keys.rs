@@ -9,15 +9,15 @@ use futures_util::StreamExt as _;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use knock_common::event::Event;
 use knock_common::sealed::{Clock, SealedEvent};
+use knock_detector::{Detector, DetectorError, MAX_KEYS};
+use knock_keys::{Action, Folder, Newest, create_private, slot_of, until_next_slot};
+use knock_policy::compile::{LiveSequence, Served, taken};
+use knock_policy::{Method, Policy};
 use tracing::{debug, error, info, warn};
 
 use super::{Agent, AgentError, Sources, clock, start};
-use crate::compile::{Served, Way, taken};
-use crate::kernel::{Detector, KernelError, MAX_KEYS};
-use crate::keyring::{Admission, Denial, Keyring, Misfit, Numbers, misfits, until_next_slot};
-use crate::keys::{Action, Folder, Newest, create_private, slot_of};
+use crate::keyring::{Admission, Denial, Keyring, Misfit, ReplayStore, misfits};
 use crate::places::Places;
-use crate::policy::{Method, Policy};
 
 /// What is done at once when one file after another changes.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -75,10 +75,10 @@ impl Keys {
         }
         if Folder::new(&keys.folder).is_empty() {
             // Without keys, nothing can have been lost.
-            let _ = Numbers::found(&places.newest());
+            let _ = ReplayStore::found(&places.newest());
         }
         let lost = Newest::lost(clock::wall_ns(), policy.clock_window).0;
-        let (numbers, problem) = Numbers::open(&places.newest(), lost);
+        let (replay_store, problem) = ReplayStore::open(&places.newest(), lost);
         if let Some(problem) = problem {
             keys.lost = true;
             let window = humantime::format_duration(policy.clock_window);
@@ -87,7 +87,7 @@ impl Keys {
                 "which knocks with keys were made before is not known: knocks are refused for {window}"
             );
         }
-        keys.ring = Some(Keyring::new(Vec::new(), numbers, policy.clock_window));
+        keys.ring = Some(Keyring::new(Vec::new(), replay_store, policy.clock_window));
         keys.read();
         keys.look_for_misfits(policy);
         keys
@@ -160,10 +160,10 @@ impl Keys {
     }
 
     /// The sequences that are alive.
-    pub(super) fn ways(&mut self, policy: &Policy, served: &Served) -> Vec<Way> {
+    pub(super) fn ways(&mut self, policy: &Policy, served: &Served) -> Vec<LiveSequence> {
         let Some(ring) = &mut self.ring else { return Vec::new() };
         let now_ns = clock::wall_ns();
-        let ways = ring.ways(policy, &taken(policy, served), now_ns);
+        let ways = ring.live_sequences(policy, &taken(policy, served), now_ns);
         self.slot = slot_of(now_ns);
         self.rolled_before = !ways.is_empty();
         ways
@@ -190,7 +190,7 @@ impl Keys {
         if let Some(newest_ns) = ahead
             && self.told_ahead != ahead
         {
-            let until = crate::keys::time_to_text(newest_ns / 1_000_000_000);
+            let until = knock_keys::time_to_text(newest_ns / 1_000_000_000);
             error!(
                 until,
                 "keys count as used up to a time that is far ahead, so the clock was wrong then or is \
@@ -205,7 +205,7 @@ impl Keys {
     /// # Errors
     ///
     /// If a map cannot be read or written.
-    pub(super) fn install(&mut self, detector: &mut Detector) -> Result<(), KernelError> {
+    pub(super) fn install(&mut self, detector: &mut Detector) -> Result<(), DetectorError> {
         set_clock(detector, self.window)?;
         self.tell_if_ahead();
         let held = detector.gates()?;
@@ -264,7 +264,7 @@ fn wanted(policy: &Policy) -> bool {
 }
 
 /// Tells the detector the time of day.
-fn set_clock(detector: &mut Detector, window: Duration) -> Result<(), KernelError> {
+fn set_clock(detector: &mut Detector, window: Duration) -> Result<(), DetectorError> {
     let offset_ns = clock::wall_ns().wrapping_sub(nanoseconds(clock::monotonic()));
     detector.set_clock(Clock { offset_ns, window_ns: nanoseconds(window) })
 }

@@ -23,6 +23,9 @@ use futures_util::StreamExt as _;
 use knock_common::counters::Counter;
 use knock_common::detect::Outcome;
 use knock_common::sealed::SealedEvent;
+use knock_detector::{ClockWatch, Detector, Events, Pins, SealedEvents, State, Trace};
+use knock_firewall::{Firewall, Ruleset, Watch};
+use knock_policy::{Grant, Policy};
 use tokio::sync::mpsc;
 use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::{error, info, warn};
@@ -34,13 +37,10 @@ use self::start::{Started, start};
 use self::supervisor::Supervisor;
 use self::transactions::Transaction;
 use self::unmade::Unmade;
-use crate::control;
-use crate::firewall::{Firewall, Ruleset, Watch};
+use crate::control_socket;
 use crate::interfaces::Interfaces;
-use crate::kernel::{Detector, Events, Jumps, Pins, SealedEvents, State, Trace};
 use crate::lock::Lock;
 use crate::places::Places;
-use crate::policy::{Grant, Policy};
 
 /// What the command line adds to a policy.
 pub struct Options {
@@ -169,8 +169,8 @@ struct Ends {
     events: Events,
     sealed: SealedEvents,
     trace: Option<Trace>,
-    control: control::Server,
-    inbox: control::Inbox,
+    control: control_socket::Server,
+    inbox: control_socket::Inbox,
 }
 
 fn open_ends(started: &mut Started, options: &Options) -> Result<Ends, AgentError> {
@@ -179,7 +179,7 @@ fn open_ends(started: &mut Started, options: &Options) -> Result<Ends, AgentErro
     let sealed = detector.sealed()?;
     let trace = if options.trace_kernel { Some(detector.trace()?) } else { None };
     let (outbox, inbox) = mpsc::channel(REQUESTS);
-    let control = control::serve(&options.places.socket(), outbox)?;
+    let control = control_socket::serve(&options.places.socket(), outbox)?;
     confine::confine(options, &keeper.policy)?;
     Ok(Ends { events, sealed, trace, control, inbox })
 }
@@ -204,7 +204,7 @@ struct Sources {
     trace: Option<Trace>,
     watch: Watch,
     interfaces: Interfaces,
-    inbox: control::Inbox,
+    inbox: control_socket::Inbox,
     signals: mpsc::Receiver<Signal>,
 }
 
@@ -242,9 +242,9 @@ enum Happened {
     /// Something that needs no more than the next transaction to begin.
     Handled,
     Signal(Option<Signal>),
-    Changed(crate::firewall::Culprit),
+    Changed(knock_firewall::Culprit),
     Links,
-    Call(control::Call),
+    Call(control_socket::Call),
     Jumped,
     TrialOver,
     Sealed(Box<SealedEvent>),
@@ -254,7 +254,7 @@ enum Happened {
 
 impl Agent {
     async fn serve(&mut self, mut sources: Sources) -> Result<(), AgentError> {
-        let mut jumps = Jumps::open()?;
+        let mut jumps = ClockWatch::open()?;
         // The clock may have been set since the detector was told the time.
         self.keys.install(&mut self.detector)?;
         loop {
@@ -293,7 +293,7 @@ impl Agent {
                 () = sleep(trial_left) => Happened::TrialOver,
                 () = sleep(restore_in) => {
                     self.restore_at = None;
-                    Happened::Changed(crate::firewall::Culprit::default())
+                    Happened::Changed(knock_firewall::Culprit::default())
                 }
                 result = traced(&mut sources.trace) => { result?; Happened::Handled }
             };

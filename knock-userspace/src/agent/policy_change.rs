@@ -1,15 +1,15 @@
 //! Another policy, while packets come.
 
+use knock_control::{Caller, Fault, Problem};
+use knock_detector::{Detector, Settings};
+use knock_firewall::Ruleset;
+use knock_policy::compile::Compiled;
+use knock_policy::lockout;
+use knock_policy::{Mode, Policy};
 use tracing::{error, info, warn};
 
 use super::keys::{Changes, Keys};
 use super::{Agent, AgentError, Sources, clock, start};
-use crate::compile::Compiled;
-use crate::control::{Caller, Fault, Problem};
-use crate::firewall::Ruleset;
-use crate::kernel::{Detector, Settings};
-use crate::lockout;
-use crate::policy::{Mode, Policy};
 
 impl Agent {
     /// `SIGHUP`: nobody waits for an answer, so it goes to the log.

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Agent, Sources, clock};
-use crate::control::{
-    Call, Caller, Done, Door, Fault, Grant, Interface, Open, Problem, Reply, Request, Revoke,
-    Status, Try,
+use knock_control::{
+    Caller, Done, Door, Fault, Grant, Interface, Open, Problem, Reply, Request, Revoke, Status, Try,
 };
-use crate::firewall::{Ruleset, Tracking};
-use crate::kernel::State;
-use crate::policy::{self, Mode};
+use knock_detector::State;
+use knock_firewall::{Ruleset, Tracking};
+use knock_policy::{self as policy, Mode};
+
+use super::{Agent, Sources, clock};
+use crate::control_socket::Call;
 
 /// How long a door may be opened by hand.
 const OPEN_FOR: std::ops::RangeInclusive<Duration> =
@@ -211,7 +212,7 @@ fn failed(error: impl ToString) -> Problem {
 }
 
 fn duration(text: &str, limits: std::ops::RangeInclusive<Duration>) -> Result<Duration, Problem> {
-    crate::config::duration(text, limits)
+    knock_policy::config::duration(text, limits)
         .map_err(|(what, help)| Problem::new(Fault::Request, format!("{what}; {help}")))
 }
 

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use knock_firewall::{Culprit, FirewallError, Ruleset};
+use knock_policy::{Grant, Mode};
 use tracing::{error, warn};
 
 use super::{Agent, clock, start};
-use crate::firewall::{Culprit, FirewallError, Ruleset};
-use crate::policy::{Grant, Mode};
 
 /// How often the kernel is asked again if it refuses.
 const TRIES: u32 = 5;

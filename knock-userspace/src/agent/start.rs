@@ -6,22 +6,22 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use knock_detector::{
+    AttachedMode, Detector, DetectorError, Pins, PinsError, Record, Settings, State,
+    missing_capabilities, program_name,
+};
+use knock_firewall::{Firewall, Ruleset, Status, TimedGrant, Watch};
+use knock_policy::compile::{Compiled, compile_onto};
+use knock_policy::trie::Trie;
+use knock_policy::{Grant, Mode, Policy};
 use tracing::{info, warn};
 
 use super::grants::Running;
 use super::keeper::Keeper;
 use super::keys::{Changes, Keys};
 use super::{AgentError, Options, clock};
-use crate::compile::{Compiled, compile_onto};
-use crate::firewall::{Firewall, Ruleset, Status, TimedGrant, Watch};
 use crate::interfaces::{Interface, Interfaces};
-use crate::kernel::{
-    AttachedMode, Detector, KernelError, Pins, PinsError, Record, Settings, State,
-    missing_capabilities, program_name,
-};
-use crate::policy::{Grant, Mode, Policy};
 use crate::sockets;
-use crate::trie::Trie;
 
 /// What runs once the agent has started.
 pub(super) struct Started {
@@ -101,7 +101,7 @@ fn go_on(
     for interface in present.iter().filter(|one| keeper.policy.watches(&one.name)) {
         match attach(&mut detector, &keeper.policy, interface) {
             // It went meanwhile; the event loop hears of it, and of its return.
-            Err(KernelError::UnknownInterface(name)) => {
+            Err(DetectorError::UnknownInterface(name)) => {
                 warn!(interface = name, "went while it was being attached to; waiting for it");
             }
             result => result?,
@@ -167,7 +167,7 @@ fn check_privileges() -> Result<(), AgentError> {
 fn open_record(options: &Options) -> Result<(Option<Pins>, Record), AgentError> {
     let pins = match Pins::open(&options.places.pins) {
         Ok(pins) => Some(pins),
-        Err(error @ PinsError::Held(_)) => return Err(KernelError::from(error).into()),
+        Err(error @ PinsError::Held(_)) => return Err(DetectorError::from(error).into()),
         Err(error) => {
             warn!(%error, "nothing but the table will outlive this agent");
             None
@@ -181,9 +181,9 @@ fn open_record(options: &Options) -> Result<(Option<Pins>, Record), AgentError> 
     }
     warn!("what is pinned belongs to another network namespace, and is removed");
     drop(record);
-    pins.remove_all().map_err(KernelError::from)?;
+    pins.remove_all().map_err(DetectorError::from)?;
     drop(pins);
-    let pins = Pins::open(&options.places.pins).map_err(KernelError::from)?;
+    let pins = Pins::open(&options.places.pins).map_err(DetectorError::from)?;
     let record = Record::open(Some(&pins))?;
     Ok((Some(pins), record))
 }
@@ -223,7 +223,7 @@ fn refuse_occupied(
     present: &[Interface],
     pins: Option<&Pins>,
 ) -> Result<(), AgentError> {
-    let ours = pins.map(Pins::linked).transpose().map_err(KernelError::from)?.unwrap_or_default();
+    let ours = pins.map(Pins::linked).transpose().map_err(DetectorError::from)?.unwrap_or_default();
     for interface in present.iter().filter(|one| policy.watches(&one.name)) {
         if let Some(xdp) = interface.xdp
             && !ours.contains(&interface.index)
@@ -234,10 +234,10 @@ fn refuse_occupied(
     Ok(())
 }
 
-pub(super) fn occupied(interface: &Interface, program: u32) -> KernelError {
+pub(super) fn occupied(interface: &Interface, program: u32) -> DetectorError {
     let occupant = program_name(program)
         .map_or(format!("id {program}"), |name| format!("`{name}` (id {program})"));
-    KernelError::Occupied { interface: interface.name.clone(), occupant: Some(occupant) }
+    DetectorError::Occupied { interface: interface.name.clone(), occupant: Some(occupant) }
 }
 
 /// Attaches to one interface, or goes on where it is attached already.
@@ -245,7 +245,7 @@ pub(super) fn attach(
     detector: &mut Detector,
     policy: &Policy,
     interface: &Interface,
-) -> Result<(), KernelError> {
+) -> Result<(), DetectorError> {
     let running = interface
         .xdp
         .map(|xdp| if xdp.generic { AttachedMode::Generic } else { AttachedMode::Native });
@@ -262,7 +262,7 @@ fn detach_unwanted(
     pins: Option<&Pins>,
     present: &[Interface],
 ) -> Result<(), AgentError> {
-    let linked = pins.map(Pins::linked).transpose().map_err(KernelError::from)?;
+    let linked = pins.map(Pins::linked).transpose().map_err(DetectorError::from)?;
     for index in linked.unwrap_or_default() {
         let wanted = |one: &Interface| one.index == index && policy.watches(&one.name);
         if !present.iter().any(wanted) {
@@ -291,7 +291,7 @@ fn adopt(
             continue;
         }
         let giver = keeper.policy.doors.iter().find(|door| door.opens.contains(&grant.service));
-        let Some(door) = giver.map(crate::policy::Door::id) else { continue };
+        let Some(door) = giver.map(knock_policy::Door::id) else { continue };
         keeper.adopt(grant, Running { door, until: now.saturating_add(lasts) });
     }
     let mut revoke = keeper.grants.no_longer_allowed(&keeper.policy);

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use knock_firewall::{Firewall, FirewallError, TimedGrant};
+use knock_policy::Grant;
 use tokio::task::JoinHandle;
 
 use super::grants::{Earned, Running};
 use super::{Agent, BATCH, clock};
-use crate::firewall::{Firewall, FirewallError, TimedGrant};
-use crate::policy::Grant;
 
 /// A firewall transaction on its way. It gives the socket back when it is done.
 pub(super) type Transaction = JoinHandle<Done>;

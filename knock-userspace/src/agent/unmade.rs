@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::keys::Folder;
+use knock_keys::Folder;
+
 use crate::places::Places;
 
 /// What was not there before. The folder of keys is none of it: agents of several network

@@ -1,8 +1,9 @@
 //! Whether a key still fits the config beside which it is used, and whether it was used at all.
 
-use super::{Numbers, slot_owner};
-use crate::keys::{self, Key, KeyDoor, Part};
-use crate::policy::{Door, Method, Policy};
+use knock_keys::{Key, KeyDoor, KeyVersion};
+use knock_policy::{Door, Method, Policy};
+
+use super::{ReplayStore, slot_owner};
 
 /// Why a door of a key opens nothing: the device does as the config said when the key was made.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -48,8 +49,8 @@ pub fn misfits(key: &Key, policy: &Policy) -> Vec<Misfit> {
 fn changed(door: &Door, known: &KeyDoor) -> Option<Misfit> {
     let name = door.name.clone();
     match (&door.method, &known.method) {
-        (Method::Rolling { .. }, keys::Method::Rolling(_)) => None,
-        (&Method::Sealed { port: now, .. }, &keys::Method::Sealed { port: then, .. }) => {
+        (Method::Rolling { .. }, knock_keys::KeyMethod::Rolling(_)) => None,
+        (&Method::Sealed { port: now, .. }, &knock_keys::KeyMethod::Sealed { port: then, .. }) => {
             (now != then).then_some(Misfit::Port { door: name, now, then })
         }
         _ => Some(Misfit::Method { door: name }),
@@ -57,18 +58,18 @@ fn changed(door: &Door, known: &KeyDoor) -> Option<Misfit> {
 }
 
 /// Whether a knock was ever accepted that was made with `part`, for any of `doors`.
-pub fn has_knocked(numbers: &Numbers, part: &Part, doors: &[KeyDoor]) -> bool {
+pub fn has_knocked(replay_store: &ReplayStore, part: &KeyVersion, doors: &[KeyDoor]) -> bool {
     let rolling = doors.iter().map(|door| slot_owner(part.id, &door.name));
-    std::iter::once(part.id.number()).chain(rolling).any(|owner| numbers.knows(owner))
+    std::iter::once(part.id.number()).chain(rolling).any(|owner| replay_store.knows(owner))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::Kind;
+    use knock_keys::Kind;
 
     fn policy(text: &str) -> Policy {
-        crate::config::parse("test", text).expect("a config")
+        knock_policy::config::parse("test", text).expect("a config")
     }
 
     #[test]

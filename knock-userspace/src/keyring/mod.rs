@@ -1,8 +1,9 @@
 //! The host's keys while the agent runs: which packets the kernel lets through, which
 //! sequences are alive, and what a knock with a key opens. Time comes from the caller.
 
+mod admission;
 mod fit;
-mod numbers;
+mod replay_store;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -10,17 +11,18 @@ use std::time::Duration;
 
 use knock_common::sealed::{Gate, SealedEvent, key_id};
 use knock_common::sequence::{DoorId, Step};
+use knock_keys::{
+    Action, Key, KeyDoor, KeyId, Newest, OpenError, Opener, Roller, SLOT, Verifier, check_time,
+    slot_of,
+};
+use knock_policy::compile::LiveSequence;
+use knock_policy::{Door, Method, Policy};
 use sha2::{Digest as _, Sha256};
 
+pub use self::admission::{Admission, Denial, DenialReason};
+use self::admission::{judge, limit};
 pub use fit::{Misfit, has_knocked, misfits};
-pub use numbers::{Numbers, NumbersError};
-
-use crate::compile::Way;
-use crate::keys::{
-    self, Action, Address, Addresses, DoorTag, Key, KeyDoor, KeyId, Newest, OpenError, Opener,
-    Request, Roller, SLOT, Stale, Verifier, check_time, slot_of,
-};
-use crate::policy::{Door, Method, Policy};
+pub use replay_store::{ReplayStore, ReplayStoreError};
 
 /// The greatest number that can be a slot; greater ones are times in nanoseconds.
 const LAST_SLOT: u64 = u64::MAX / SLOT.as_nanos() as u64;
@@ -31,18 +33,18 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Debug)]
 pub struct Keyring {
     keys: Vec<Key>,
-    parts: HashMap<KeyId, Part>,
+    secrets: HashMap<KeyId, LiveSecret>,
     /// Sequences that are alive, by what events call them.
     sequences: HashMap<DoorId, Sequence>,
-    numbers: Numbers,
-    /// Numbers that could not be written: they are known to this process alone.
+    replay_store: ReplayStore,
+    /// Owners whose newest number could not be written: only this process knows it.
     unwritten: HashSet<u64>,
     window: Duration,
 }
 
 /// One secret of a key.
 #[derive(Debug)]
-struct Part {
+struct LiveSecret {
     /// Its key.
     key: usize,
     /// When it ends before its key, in seconds since 1970.
@@ -61,104 +63,14 @@ struct Sequence {
     steps: Vec<Step>,
 }
 
-/// What a knock with a key is allowed to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// The key's name.
-    pub key: String,
-    /// To open or to close.
-    pub action: Action,
-    /// For whom.
-    pub source: IpAddr,
-    /// Which doors, and for how long.
-    pub doors: Vec<(String, Duration)>,
-}
-
-/// A knock with a key that opens nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// The key's name, if the knock was made with what belongs to it.
-    pub key: Option<String>,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a knock with a key opens nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// No key has the id that it names.
-    #[error("no key has this id")]
-    UnknownKey,
-    /// It was not made with the key that it names.
-    #[error(transparent)]
-    NotOpened(#[from] OpenError),
-    /// Its time is not to be believed.
-    #[error(transparent)]
-    Stale(#[from] Stale),
-    /// What makes it new cannot be kept, so it could come again.
-    #[error(
-        "that it was made cannot be kept; knocks of this key are refused until none of those \
-         made before could be replayed"
-    )]
-    NotKept,
-    /// The key has ended.
-    #[error("the key has ended")]
-    Expired,
-    /// The key does not open such a door.
-    #[error("the key opens no such door")]
-    Door,
-    /// The door does not take the address.
-    #[error("it is for {0}, which the door does not open for")]
-    Address(IpAddr),
-    /// The door does not take knocks that name no address.
-    #[error("it names no address, which the door asks for")]
-    NoAddress,
-    /// The door or the key does not open for so long.
-    #[error("it wants {wanted} s, but {limit} s are the limit")]
-    TooLong {
-        /// Seconds that it asked for.
-        wanted: u32,
-        /// Seconds that are allowed.
-        limit: u64,
-    },
-    /// The sequence has opened a door before.
-    #[error("a sequence that was used before")]
-    Used,
-    /// The sequence belongs to another time.
-    #[error("a sequence of another time")]
-    Slot,
-}
-
-impl Reason {
-    /// Short name for counters.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::UnknownKey => "unknown_key",
-            Self::NotOpened(OpenError::Version(_)) => "wrong_version",
-            Self::NotOpened(OpenError::Signature) => "wrong_signature",
-            Self::NotOpened(OpenError::Malformed(_) | OpenError::TwoTimes) => "malformed",
-            Self::NotOpened(_) => "wrong_key",
-            Self::Stale(Stale::Clock(_)) => "wrong_time",
-            Self::Stale(Stale::Replayed) => "replayed",
-            Self::NotKept => "not_kept",
-            Self::Expired => "expired",
-            Self::Door => "wrong_door",
-            Self::Address(_) | Self::NoAddress => "wrong_address",
-            Self::TooLong { .. } => "too_long",
-            Self::Used => "used",
-            Self::Slot => "wrong_slot",
-        }
-    }
-}
-
 impl Keyring {
     /// A ring of these keys. `window` is how far the clock of a device may be off.
-    pub fn new(keys: Vec<Key>, numbers: Numbers, window: Duration) -> Self {
+    pub fn new(keys: Vec<Key>, replay_store: ReplayStore, window: Duration) -> Self {
         let mut ring = Self {
             keys: Vec::new(),
-            parts: HashMap::new(),
+            secrets: HashMap::new(),
             sequences: HashMap::new(),
-            numbers,
+            replay_store,
             unwritten: HashSet::new(),
             window,
         };
@@ -168,17 +80,17 @@ impl Keyring {
 
     /// Takes these keys in the place of those that it has. What was used stays used.
     pub fn replace(&mut self, keys: Vec<Key>, window: Duration) {
-        self.parts.clear();
+        self.secrets.clear();
         for (place, key) in keys.iter().enumerate() {
-            let previous = key.previous.as_ref().map(|(part, until)| (part, Some(*until)));
-            for (part, until) in [Some((&key.current, None)), previous].into_iter().flatten() {
+            let previous = key.previous.as_ref().map(|(secret, until)| (secret, Some(*until)));
+            for (secret, until) in [Some((&key.current, None)), previous].into_iter().flatten() {
                 // Key files with a public key that is none are refused when they are read.
-                let Some(opener) = Opener::new(&part.verifier) else { continue };
-                let roller = match &part.verifier {
+                let Some(opener) = Opener::new(&secret.verifier) else { continue };
+                let roller = match &secret.verifier {
                     Verifier::Shared(secret) => Some(Roller::shared(secret)),
                     Verifier::Public { .. } => None,
                 };
-                self.parts.insert(part.id, Part { key: place, until, opener, roller });
+                self.secrets.insert(secret.id, LiveSecret { key: place, until, opener, roller });
             }
         }
         (self.keys, self.window) = (keys, window);
@@ -188,7 +100,7 @@ impl Keyring {
     /// then, so everything up to a window from `now_ns` counts as used.
     pub fn lost_until(&mut self, now_ns: u64) {
         let lost = Newest::lost(now_ns, self.window).0;
-        if let Err(error) = self.numbers.raise_floor(lost) {
+        if let Err(error) = self.replay_store.raise_floor(lost) {
             tracing::warn!(%error, "what may have been used of keys cannot be written down");
         }
     }
@@ -196,19 +108,20 @@ impl Keyring {
     /// What a key was used for that is further ahead than any clock may be, in nanoseconds since
     /// 1970: knocks are refused until then. Either clock was wrong.
     pub fn ahead(&self, now_ns: u64) -> Option<u64> {
-        let newest = self.parts.keys().map(|id| self.numbers.get(id.number()));
+        let newest = self.secrets.keys().map(|id| self.replay_store.get(id.number()));
         newest.max().filter(|&newest| newest > Newest::lost(now_ns, self.window).0)
     }
 
     /// Frees what is known of keys that are no more. Not at once: a file that is damaged today
     /// may be mended tomorrow, and what it was used for still counts then.
     pub fn forget_old(&mut self, now_ns: u64) {
-        let mut owners: HashSet<u64> = self.parts.keys().map(|id| id.number()).collect();
-        for (id, part) in &self.parts {
-            owners.extend(self.keys[part.key].doors.iter().map(|door| slot_owner(*id, &door.name)));
+        let mut owners: HashSet<u64> = self.secrets.keys().map(|id| id.number()).collect();
+        for (id, secret) in &self.secrets {
+            owners
+                .extend(self.keys[secret.key].doors.iter().map(|door| slot_owner(*id, &door.name)));
         }
         let old = now_ns.saturating_sub(KEPT.as_nanos() as u64);
-        self.numbers.retain(|owner, number| {
+        self.replay_store.retain(|owner, number| {
             let time_ns = if number > LAST_SLOT { number } else { number * SLOT.as_nanos() as u64 };
             owners.contains(&owner) || time_ns > old
         });
@@ -231,22 +144,23 @@ impl Keyring {
 
     /// What the kernel checks sealed knocks with at `now_s`, in seconds since 1970.
     pub fn gates(&self, now_s: u64) -> HashMap<u64, Gate> {
-        let alive = self.parts.iter().filter(|(_, part)| self.is_alive(part, now_s));
-        alive.map(|(id, part)| (id.number(), self.gate(*id, part))).collect()
+        let alive = self.secrets.iter().filter(|(_, secret)| self.is_alive(secret, now_s));
+        alive.map(|(id, secret)| (id.number(), self.gate(*id, secret))).collect()
     }
 
-    fn gate(&self, id: KeyId, part: &Part) -> Gate {
-        Gate { prefilter: part.opener.prefilter(), newest_ns: self.numbers.get(id.number()) }
+    fn gate(&self, id: KeyId, secret: &LiveSecret) -> Gate {
+        Gate { prefilter: secret.opener.prefilter(), newest_ns: self.replay_store.get(id.number()) }
     }
 
-    /// When the next key or part of one ends after `now_s`, both in seconds since 1970.
+    /// When the next key or secret of one ends after `now_s`, both in seconds since 1970.
     pub fn next_end(&self, now_s: u64) -> Option<u64> {
-        let ends = self.parts.values().flat_map(|part| [part.until, self.keys[part.key].expires]);
+        let ends =
+            self.secrets.values().flat_map(|secret| [secret.until, self.keys[secret.key].expires]);
         ends.flatten().filter(|&end| end > now_s).min()
     }
 
-    fn is_alive(&self, part: &Part, now_s: u64) -> bool {
-        !self.keys[part.key].has_expired(now_s) && part.until.is_none_or(|until| until > now_s)
+    fn is_alive(&self, secret: &LiveSecret, now_s: u64) -> bool {
+        !self.keys[secret.key].has_expired(now_s) && secret.until.is_none_or(|until| until > now_s)
     }
 
     /// Whether any key opens a rolling door of `policy`.
@@ -261,16 +175,23 @@ impl Keyring {
     /// The sequences that are alive at `now_ns`, in nanoseconds since 1970: of the previous,
     /// the current and the next slot, but those that were used. `taken` are ports that are
     /// something else to the host now, although they were not when the key was made.
-    pub fn ways(&mut self, policy: &Policy, taken: &HashSet<Step>, now_ns: u64) -> Vec<Way> {
+    pub fn live_sequences(
+        &mut self,
+        policy: &Policy,
+        taken: &HashSet<Step>,
+        now_ns: u64,
+    ) -> Vec<LiveSequence> {
         let now_s = seconds(now_ns);
         let current = slot_of(now_ns);
         let doors: HashMap<&str, &Door> =
             policy.doors.iter().map(|door| (door.name.as_str(), door)).collect();
         let mut before = std::mem::take(&mut self.sequences);
-        let mut ways = Vec::new();
-        for (&id, part) in &self.parts {
-            let (Some(roller), true) = (&part.roller, self.is_alive(part, now_s)) else { continue };
-            for (place, door) in self.keys[part.key].doors.iter().enumerate() {
+        let mut live = Vec::new();
+        for (&id, secret) in &self.secrets {
+            let (Some(roller), true) = (&secret.roller, self.is_alive(secret, now_s)) else {
+                continue;
+            };
+            for (place, door) in self.keys[secret.key].doors.iter().enumerate() {
                 let Some(policy_door) = doors.get(door.name.as_str()) else { continue };
                 let Some(settings) = rolling(policy_door, door) else { continue };
                 let used = self.newest_slot(id, door);
@@ -287,17 +208,17 @@ impl Keyring {
                     });
                     if !sequence.steps.iter().any(|step| taken.contains(step)) {
                         let steps = sequence.steps.clone();
-                        ways.push(Way { id: name, steps, within: policy_door.within });
+                        live.push(LiveSequence { id: name, steps, within: policy_door.within });
                     }
                     self.sequences.insert(name, Sequence { door: place, ..sequence });
                 }
             }
         }
-        ways
+        live
     }
 
     fn newest_slot(&self, id: KeyId, door: &KeyDoor) -> u64 {
-        let number = self.numbers.get(slot_owner(id, &door.name));
+        let number = self.replay_store.get(slot_owner(id, &door.name));
         // What was never written may be a time, because sealed knocks have one.
         if number > LAST_SLOT { slot_of(number) + 1 } else { number }
     }
@@ -315,23 +236,23 @@ impl Keyring {
         now_ns: u64,
     ) -> Option<Result<Admission, Denial>> {
         let Sequence { part: part_id, door, slot, .. } = self.sequences.get(&id)?.clone();
-        let part = self.parts.get(&part_id)?;
-        let key = &self.keys[part.key];
+        let secret = self.secrets.get(&part_id)?;
+        let key = &self.keys[secret.key];
         let name = key.name.clone();
         let deny = |reason| Some(Err(Denial { key: Some(name.clone()), reason }));
-        if !self.is_alive(part, seconds(now_ns)) {
-            return deny(Reason::Expired);
+        if !self.is_alive(secret, seconds(now_ns)) {
+            return deny(DenialReason::Expired);
         }
         let key_door = key.doors.get(door)?;
         let found = policy.doors.iter().find(|door| door.name == key_door.name);
         let Some(policy_door) = found.filter(|found| rolling(found, key_door).is_some()) else {
-            return deny(Reason::Door);
+            return deny(DenialReason::Door);
         };
         if slot.abs_diff(slot_of(now_ns)) > 1 {
-            return deny(Reason::Slot);
+            return deny(DenialReason::Slot);
         }
         if slot <= self.newest_slot(part_id, key_door) {
-            return deny(Reason::Used);
+            return deny(DenialReason::Used);
         }
         let lasts = limit(policy_door, key);
         let doors = vec![(policy_door.name.clone(), lasts)];
@@ -355,36 +276,36 @@ impl Keyring {
         now_ns: u64,
     ) -> Result<Admission, Denial> {
         let id = KeyId::from(key_id(&event.packet));
-        let Some(part) = self.parts.get(&id) else {
-            return Err(Denial { key: None, reason: Reason::UnknownKey });
+        let Some(secret) = self.secrets.get(&id) else {
+            return Err(Denial { key: None, reason: DenialReason::UnknownKey });
         };
-        let key = &self.keys[part.key];
+        let key = &self.keys[secret.key];
         let name = key.name.clone();
         let deny = |reason| Denial { key: Some(name.clone()), reason };
-        let request = part.opener.open(&event.packet).map_err(|error| Denial {
+        let request = secret.opener.open(&event.packet).map_err(|error| Denial {
             // Without a valid tag, anybody may have sent it.
             key: (error != OpenError::Tag).then(|| name.clone()),
             reason: error.into(),
         })?;
-        let alive = self.is_alive(part, seconds(now_ns));
+        let alive = self.is_alive(secret, seconds(now_ns));
         check_time(request.time_ns, now_ns, self.window).map_err(|error| deny(error.into()))?;
         let source = IpAddr::from(event.source);
         let judged = judge(&request, source, key, policy);
         // It counts from here on, whatever it asks for.
-        let mut newest = Newest(self.numbers.get(id.number()));
+        let mut newest = Newest(self.replay_store.get(id.number()));
         newest.accept(request.time_ns).map_err(|error| deny(error.into()))?;
         let lost = Newest::lost(now_ns, self.window).0;
         self.keep(id.number(), request.time_ns, lost).map_err(&deny)?;
         if !alive {
-            return Err(deny(Reason::Expired));
+            return Err(deny(DenialReason::Expired));
         }
         judged.map_err(deny)
     }
 
     /// Notes a number for good. If it cannot be written, everything up to `lost` counts as used
     /// the first time, so that this process alone can know what is new after that.
-    fn keep(&mut self, owner: u64, number: u64, lost: u64) -> Result<(), Reason> {
-        let written = self.numbers.set(owner, number).and_then(|()| self.numbers.sync());
+    fn keep(&mut self, owner: u64, number: u64, lost: u64) -> Result<(), DenialReason> {
+        let written = self.replay_store.set(owner, number).and_then(|()| self.replay_store.sync());
         match written {
             Ok(()) => {
                 self.unwritten.remove(&owner);
@@ -395,8 +316,8 @@ impl Keyring {
                     return Ok(());
                 }
                 tracing::warn!(%error, "the newest knock of a key cannot be written down");
-                let _ = self.numbers.set(owner, lost);
-                Err(Reason::NotKept)
+                let _ = self.replay_store.set(owner, lost);
+                Err(DenialReason::NotKept)
             }
         }
     }
@@ -405,65 +326,24 @@ impl Keyring {
     /// 1970.
     pub fn gate_of(&self, event: &SealedEvent, now_s: u64) -> Option<(u64, Gate)> {
         let id = KeyId::from(key_id(&event.packet));
-        let part = self.parts.get(&id).filter(|part| self.is_alive(part, now_s))?;
-        Some((id.number(), self.gate(id, part)))
+        let secret = self.secrets.get(&id).filter(|secret| self.is_alive(secret, now_s))?;
+        Some((id.number(), self.gate(id, secret)))
     }
 
     /// Notes what the kernel has kept of a key: it may know more than the file.
     pub fn learn(&mut self, id: u64, newest_ns: u64) {
-        if self.numbers.get(id) < newest_ns && self.parts.contains_key(&KeyId::from(id)) {
-            let _ = self.numbers.set(id, newest_ns);
+        if self.replay_store.get(id) < newest_ns && self.secrets.contains_key(&KeyId::from(id)) {
+            let _ = self.replay_store.set(id, newest_ns);
         }
     }
 }
 
 /// The settings of a key's sequences at `door`, if that is a rolling door and was one when
 /// the key was made.
-fn rolling<'a>(door: &Door, known: &'a KeyDoor) -> Option<&'a keys::Rolling> {
+fn rolling<'a>(door: &Door, known: &'a KeyDoor) -> Option<&'a knock_keys::Rolling> {
     match (&door.method, &known.method) {
-        (Method::Rolling { .. }, keys::Method::Rolling(settings)) => Some(settings),
+        (Method::Rolling { .. }, knock_keys::KeyMethod::Rolling(settings)) => Some(settings),
         _ => None,
-    }
-}
-
-/// How long a key opens a door for at most.
-fn limit(door: &Door, key: &Key) -> Duration {
-    key.longest.map_or(door.open_for, |longest| longest.min(door.open_for))
-}
-
-/// What a request is allowed, but for its time.
-fn judge(request: &Request, seen: IpAddr, key: &Key, policy: &Policy) -> Result<Admission, Reason> {
-    let mut doors = Vec::with_capacity(request.doors.len());
-    let mut source = seen;
-    for tag in &request.doors {
-        let named = key.doors.iter().find(|door| DoorTag::of(&door.name) == *tag);
-        let named = named.ok_or(Reason::Door)?;
-        let door = policy.doors.iter().find(|door| door.name == named.name);
-        let door = door.ok_or(Reason::Door)?;
-        let Method::Sealed { addresses, .. } = door.method else { return Err(Reason::Door) };
-        source = admit(request.address, seen, addresses)?;
-        let limit = limit(door, key);
-        let wanted = Duration::from_secs(request.wanted_s.into());
-        if wanted > limit && request.action == Action::Open {
-            return Err(Reason::TooLong { wanted: request.wanted_s, limit: limit.as_secs() });
-        }
-        let lasts = if wanted.is_zero() { limit } else { wanted };
-        doors.push((door.name.clone(), lasts));
-    }
-    Ok(Admission { key: key.name.clone(), action: request.action, source, doors })
-}
-
-/// For whom a knock opens a door that accepts these addresses.
-fn admit(address: Address, seen: IpAddr, addresses: Addresses) -> Result<IpAddr, Reason> {
-    match (address, addresses) {
-        (Address::Seen, Addresses::Own) => Err(Reason::NoAddress),
-        (Address::Seen, Addresses::Seen | Addresses::Any) => Ok(seen),
-        (Address::Named(named), Addresses::Any) => match named.to_canonical() {
-            named if named.is_unspecified() || named.is_multicast() => Err(Reason::Address(named)),
-            named => Ok(named),
-        },
-        (Address::Named(named), _) if named.to_canonical() == seen => Ok(seen),
-        (Address::Named(named), _) => Err(Reason::Address(named)),
     }
 }
 
@@ -487,12 +367,6 @@ fn slot_owner(id: KeyId, door: &str) -> u64 {
 /// was started anew, when knocks may wait that were made before.
 fn sequence_id(id: KeyId, door: &KeyDoor, slot: u64) -> DoorId {
     DoorId::of(&format!("{id}/{slot}/{}", door.name))
-}
-
-/// Time from `now_ns`, in nanoseconds since 1970, to the next slot.
-pub fn until_next_slot(now_ns: u64) -> Duration {
-    let slot = SLOT.as_nanos() as u64;
-    Duration::from_nanos(slot - now_ns % slot)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 use std::path::PathBuf;
 
 use knock_common::sequence::Protocol;
+use knock_keys::{
+    Address, Addresses, DoorTag, KeyLine, Kind, Ports, Request, Sealer, Stale, WINDOW,
+};
+use knock_policy::Service;
 use tempfile::TempDir;
 
 use super::*;
-use crate::keys::{KeyLine, Kind, Ports, Sealer, WINDOW};
-use crate::policy::Service;
 
 /// In the middle of a slot.
 const NOW: u64 = 1_800_000_015_000_000_000;
@@ -51,32 +53,37 @@ impl Host {
     fn new(keys: &[&Key]) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("newest");
-        Numbers::found(&path).unwrap();
-        let (numbers, problem) = Numbers::open(&path, 0);
+        ReplayStore::found(&path).unwrap();
+        let (replay_store, problem) = ReplayStore::open(&path, 0);
         assert!(problem.is_none());
         let keys: Vec<_> = keys.iter().map(|&key| key.clone()).collect();
-        let ring = Keyring::new(keys.clone(), numbers, WINDOW);
+        let ring = Keyring::new(keys.clone(), replay_store, WINDOW);
         Self { _folder: folder, path, keys, ring, policy: policy(Addresses::Seen) }
     }
 
     /// Stops and starts it.
     fn restart(&mut self, now_ns: u64) {
-        let (numbers, _) = Numbers::open(&self.path, Newest::lost(now_ns, WINDOW).0);
-        self.ring = Keyring::new(self.keys.clone(), numbers, WINDOW);
+        let (replay_store, _) = ReplayStore::open(&self.path, Newest::lost(now_ns, WINDOW).0);
+        self.ring = Keyring::new(self.keys.clone(), replay_store, WINDOW);
     }
 
-    fn open(&mut self, packet: [u8; 184], from: IpAddr, now_ns: u64) -> Result<Admission, Reason> {
+    fn open(
+        &mut self,
+        packet: [u8; 184],
+        from: IpAddr,
+        now_ns: u64,
+    ) -> Result<Admission, DenialReason> {
         let event = SealedEvent { source: from.into(), time_ns: 1, packet };
         self.ring.open(&event, &self.policy, now_ns).map_err(|denial| denial.reason)
     }
 
-    fn ways(&mut self, now_ns: u64) -> Vec<Way> {
-        let mut ways = self.ring.ways(&self.policy, &HashSet::new(), now_ns);
+    fn ways(&mut self, now_ns: u64) -> Vec<LiveSequence> {
+        let mut ways = self.ring.live_sequences(&self.policy, &HashSet::new(), now_ns);
         ways.sort_by_key(|way| way.id);
         ways
     }
 
-    fn roll(&mut self, id: DoorId, now_ns: u64) -> Option<Result<Admission, Reason>> {
+    fn roll(&mut self, id: DoorId, now_ns: u64) -> Option<Result<Admission, DenialReason>> {
         let rolled = self.ring.roll(id, SEEN, &self.policy, now_ns)?;
         Some(rolled.map_err(|denial| denial.reason))
     }
@@ -114,7 +121,7 @@ fn a_sealed_knock_opens_its_doors_for_as_long_as_door_and_key_allow() {
         let admitted = host.open(seal(&line, &short), SEEN, NOW).unwrap();
         assert_eq!(admitted.doors, [("ssh".to_owned(), Duration::from_secs(5))]);
         let long = Request { wanted_s: 21, ..request(NOW + 2, &["ssh"]) };
-        let reason = Reason::TooLong { wanted: 21, limit: 20 };
+        let reason = DenialReason::TooLong { wanted: 21, limit: 20 };
         assert_eq!(host.open(seal(&line, &long), SEEN, NOW), Err(reason));
     }
 }
@@ -125,7 +132,7 @@ fn nothing_opens_twice_neither_later_nor_from_elsewhere_nor_after_a_restart() {
     let mut host = Host::new(&[&key]);
     let packet = seal(&line, &request(NOW, &["ssh"]));
     host.open(packet, SEEN, NOW).unwrap();
-    let replayed = Err(Reason::Stale(Stale::Replayed));
+    let replayed = Err(DenialReason::Stale(Stale::Replayed));
     for from in [SEEN, [203, 0, 113, 9].into()] {
         for (now, restarts) in [(NOW, false), (NOW + 59 * SECOND, false), (NOW - SECOND, true)] {
             if restarts {
@@ -162,13 +169,13 @@ fn a_key_that_comes_back_is_not_new() {
             host.restart(NOW);
         }
         host.ring.replace(vec![key.clone()], WINDOW);
-        assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+        assert_eq!(host.open(packet, SEEN, NOW), Err(DenialReason::Stale(Stale::Replayed)));
         assert!(host.ways(NOW).iter().all(|way| Some(way.id) != sequence));
     }
     // After a month, it need not be remembered.
     host.ring.replace(Vec::new(), WINDOW);
     host.ring.forget_old(NOW + 31 * 86_400 * SECOND);
-    assert_eq!(host.ring.numbers.get(key.current.id.number()), 0);
+    assert_eq!(host.ring.replay_store.get(key.current.id.number()), 0);
 }
 
 #[test]
@@ -176,8 +183,8 @@ fn a_packet_counts_once_even_if_it_opens_nothing() {
     let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
     let mut host = Host::new(&[&key]);
     let packet = seal(&line, &request(NOW, &["admin"]));
-    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Door));
-    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(DenialReason::Door));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(DenialReason::Stale(Stale::Replayed)));
 }
 
 #[test]
@@ -186,23 +193,23 @@ fn what_a_key_may_not_do_is_named() {
     let (_, stranger) = self::key("stranger", Kind::Shared, &["ssh"]);
     let mut host = Host::new(&[&key]);
     let unknown = seal(&stranger, &request(NOW, &["ssh"]));
-    assert_eq!(host.open(unknown, SEEN, NOW), Err(Reason::UnknownKey));
+    assert_eq!(host.open(unknown, SEEN, NOW), Err(DenialReason::UnknownKey));
     let mut forged = unknown;
     forged[..8].copy_from_slice(&line.id.0);
-    assert_eq!(host.open(forged, SEEN, NOW), Err(Reason::NotOpened(OpenError::Tag)));
+    assert_eq!(host.open(forged, SEEN, NOW), Err(DenialReason::NotOpened(OpenError::Tag)));
     for door in ["old", "gone", "web", "admin"] {
         let packet = seal(&line, &request(NOW, &["ssh", door]));
         host.restart(NOW);
-        assert!(matches!(host.open(packet, SEEN, NOW), Err(Reason::Door)), "{door}");
+        assert!(matches!(host.open(packet, SEEN, NOW), Err(DenialReason::Door)), "{door}");
         host = Host::new(&[&key]);
     }
     let early = seal(&line, &request(NOW + 61 * SECOND, &["ssh"]));
-    assert!(matches!(host.open(early, SEEN, NOW), Err(Reason::Stale(Stale::Clock(_)))));
+    assert!(matches!(host.open(early, SEEN, NOW), Err(DenialReason::Stale(Stale::Clock(_)))));
     let mut ended = key;
     ended.expires = Some(NOW / SECOND);
     let mut host = Host::new(&[&ended]);
     let packet = seal(&line, &request(NOW, &["ssh"]));
-    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Expired));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(DenialReason::Expired));
     assert!(host.ring.gates(NOW / SECOND).is_empty());
 }
 
@@ -214,17 +221,17 @@ fn doors_say_which_addresses_they_take() {
     for (addresses, address, expected) in [
         (Addresses::Seen, seen, Ok(SEEN)),
         (Addresses::Seen, own, Ok(SEEN)),
-        (Addresses::Seen, other, Err(Reason::Address(elsewhere))),
-        (Addresses::Own, seen, Err(Reason::NoAddress)),
+        (Addresses::Seen, other, Err(DenialReason::Address(elsewhere))),
+        (Addresses::Own, seen, Err(DenialReason::NoAddress)),
         (Addresses::Own, own, Ok(SEEN)),
-        (Addresses::Own, other, Err(Reason::Address(elsewhere))),
+        (Addresses::Own, other, Err(DenialReason::Address(elsewhere))),
         (Addresses::Any, seen, Ok(SEEN)),
         (Addresses::Any, own, Ok(SEEN)),
         (Addresses::Any, other, Ok(elsewhere)),
         (
             Addresses::Any,
             Address::Named([0, 0, 0, 0].into()),
-            Err(Reason::Address([0, 0, 0, 0].into())),
+            Err(DenialReason::Address([0, 0, 0, 0].into())),
         ),
     ] {
         let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
@@ -252,7 +259,7 @@ fn both_parts_of_a_rotated_key_knock_until_the_old_one_ends() {
     assert_eq!(host.ring.gates(now_s + 10).len(), 1);
     assert_eq!(host.ways(later).len(), 3);
     let late = seal(&old, &request(later, &["ssh"]));
-    assert_eq!(host.open(late, SEEN, later), Err(Reason::Expired));
+    assert_eq!(host.open(late, SEEN, later), Err(DenialReason::Expired));
 }
 
 #[test]
@@ -262,12 +269,12 @@ fn a_rolling_sequence_lives_for_three_slots_and_opens_once() {
     let ways = host.ways(NOW);
     assert_eq!(ways.len(), 3);
     // The device comes to the same steps.
-    let keys::Method::Rolling(settings) = &line.doors[0].method else { panic!("rolling") };
+    let knock_keys::KeyMethod::Rolling(settings) = &line.doors[0].method else { panic!("rolling") };
     let steps = Roller::new(&line.credential).unwrap().steps("web", slot_of(NOW), settings);
     let id = ways.iter().find(|way| way.steps == steps).unwrap().id;
     let admitted = host.roll(id, NOW).unwrap().unwrap();
     assert_eq!((&*admitted.key, &*admitted.doors[0].0), ("phone", "web"));
-    assert_eq!(host.roll(id, NOW), Some(Err(Reason::Used)));
+    assert_eq!(host.roll(id, NOW), Some(Err(DenialReason::Used)));
     // Dead are the slot that was used and those before it.
     assert_eq!(host.ways(NOW).len(), 1);
     host.restart(NOW);
@@ -284,8 +291,8 @@ fn a_sequence_of_another_time_opens_nothing() {
     let ways = host.ways(NOW);
     // The clock was set, and nobody has computed the sequences anew yet.
     for way in ways {
-        assert_eq!(host.roll(way.id, NOW + 90 * SECOND), Some(Err(Reason::Slot)));
-        assert_eq!(host.roll(way.id, NOW - 90 * SECOND), Some(Err(Reason::Slot)));
+        assert_eq!(host.roll(way.id, NOW + 90 * SECOND), Some(Err(DenialReason::Slot)));
+        assert_eq!(host.roll(way.id, NOW - 90 * SECOND), Some(Err(DenialReason::Slot)));
     }
 }
 
@@ -297,12 +304,12 @@ fn sequences_keep_their_names_and_leave_out_ports_that_are_taken() {
     let after = host.ways(NOW + 30 * SECOND);
     assert_eq!(after.iter().filter(|way| before.contains(way)).count(), 2);
     let taken = HashSet::from([before[0].steps[2]]);
-    let ways = host.ring.ways(&host.policy, &taken, NOW);
+    let ways = host.ring.live_sequences(&host.policy, &taken, NOW);
     assert_eq!(ways.len(), 2);
     assert!(!ways.contains(&before[0]));
     let mut other = policy(Addresses::Seen);
     other.doors.retain(|door| door.name != "web");
-    assert_eq!(host.ring.ways(&other, &HashSet::new(), NOW), []);
+    assert_eq!(host.ring.live_sequences(&other, &HashSet::new(), NOW), []);
     assert!(host.ring.rolls(&host.policy) && !host.ring.rolls(&other));
 }
 
@@ -314,7 +321,7 @@ fn a_lost_file_refuses_what_could_have_been_captured() {
     host.open(captured, SEEN, NOW).unwrap();
     std::fs::remove_file(&host.path).unwrap();
     host.restart(NOW);
-    assert_eq!(host.open(captured, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+    assert_eq!(host.open(captured, SEEN, NOW), Err(DenialReason::Stale(Stale::Replayed)));
     assert_eq!(host.ways(NOW), []);
     let later = NOW + 90 * SECOND;
     host.open(seal(&line, &request(later, &["ssh"])), SEEN, later).unwrap();
@@ -335,7 +342,7 @@ fn a_lost_file_and_a_clock_that_was_behind_let_no_replay_in() {
     let early = NOW - hour + 61 * SECOND;
     host.open(seal(&line, &request(early, &["ssh"])), SEEN, early).unwrap();
     host.ring.lost_until(NOW + SECOND);
-    assert_eq!(host.open(captured, SEEN, NOW + SECOND), Err(Reason::Stale(Stale::Replayed)));
+    assert_eq!(host.open(captured, SEEN, NOW + SECOND), Err(DenialReason::Stale(Stale::Replayed)));
     host.ways(NOW + SECOND);
     assert_eq!(host.roll(way, NOW + SECOND), None, "no sequence of that time is alive");
     let later = NOW + 90 * SECOND;
@@ -368,16 +375,16 @@ fn a_sequence_of_a_door_that_a_key_has_lost_opens_nothing() {
 fn a_file_that_cannot_be_written_costs_a_window_and_lets_no_replay_in() {
     let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
     let mut host = Host::new(&[&key]);
-    let (numbers, _) = Numbers::open(std::path::Path::new("/proc/nowhere/newest"), 0);
-    host.ring = Keyring::new(host.keys.clone(), numbers, WINDOW);
+    let (replay_store, _) = ReplayStore::open(std::path::Path::new("/proc/nowhere/newest"), 0);
+    host.ring = Keyring::new(host.keys.clone(), replay_store, WINDOW);
     let first = seal(&line, &request(NOW, &["ssh"]));
-    assert_eq!(host.open(first, SEEN, NOW), Err(Reason::NotKept));
+    assert_eq!(host.open(first, SEEN, NOW), Err(DenialReason::NotKept));
     let soon = seal(&line, &request(NOW + 30 * SECOND, &["ssh"]));
-    assert_eq!(host.open(soon, SEEN, NOW + 30 * SECOND), Err(Reason::Stale(Stale::Replayed)));
+    assert_eq!(host.open(soon, SEEN, NOW + 30 * SECOND), Err(DenialReason::Stale(Stale::Replayed)));
     let later = NOW + 61 * SECOND;
     let packet = seal(&line, &request(later, &["ssh"]));
     host.open(packet, SEEN, later).unwrap();
-    assert_eq!(host.open(packet, SEEN, later), Err(Reason::Stale(Stale::Replayed)));
+    assert_eq!(host.open(packet, SEEN, later), Err(DenialReason::Stale(Stale::Replayed)));
 }
 
 #[test]
@@ -389,7 +396,7 @@ fn what_the_kernel_knows_is_learnt() {
     host.ring.learn(id, NOW - 5);
     host.ring.learn(1, NOW);
     let packet = seal(&line, &request(NOW, &["ssh"]));
-    assert_eq!(host.open(packet, SEEN, NOW), Err(Reason::Stale(Stale::Replayed)));
+    assert_eq!(host.open(packet, SEEN, NOW), Err(DenialReason::Stale(Stale::Replayed)));
 }
 
 #[test]
@@ -411,6 +418,6 @@ fn ports_of_two_keys_may_collide() {
     assert!(firsts.len() < 600, "some begin alike");
     for way in ways.iter().step_by(3) {
         let rolled = host.roll(way.id, NOW).unwrap();
-        assert!(matches!(rolled, Ok(_) | Err(Reason::Used)));
+        assert!(matches!(rolled, Ok(_) | Err(DenialReason::Used)));
     }
 }

@@ -3,13 +3,13 @@
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::{IPV4, Pattern, TRANSPORT, ipv4_header, transport_header};
+use knock_detector::run_program;
 use knock_tests::clients::xknock_steps;
 use knock_tests::lab::{SERVER_PORT, template};
 use knock_tests::netns::Netns;
 use knock_tests::services::{Echo, eventually, tcp_open};
 use knock_tests::table::await_table;
 use knock_tests::{Agent, Host, Lab};
-use knock_userspace::kernel::run_program;
 use nix::sys::signal::Signal;
 
 use crate::{SSH, STEPS, config};

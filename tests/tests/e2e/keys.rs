@@ -8,11 +8,11 @@ mod ssh;
 use std::net::UdpSocket;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use knock_keys::{Action, Address, DoorTag, KeyLine, Request, Sealer};
 use knock_tests::keys::{Device, Keys};
 use knock_tests::process::seconds;
 use knock_tests::services::{Echo, tcp_open};
 use knock_tests::{Agent, Host, Lab};
-use knock_userspace::keys::{Action, Address, DoorTag, KeyLine, Request, Sealer};
 
 use crate::SSH;
 
@@ -176,9 +176,8 @@ fn what_a_key_may_not_do_opens_nothing_and_is_logged_with_its_name() {
     assert!(!agent.has_opened_for(site.lab.client.v4));
     // Of what has no valid tag, or is too old, the agent hears nothing.
     let mut forged = stranger;
-    forged.credential = knock_userspace::keys::Credential::Shared(
-        knock_userspace::keys::Secret::draw().expect("random bytes"),
-    );
+    forged.credential =
+        knock_keys::Credential::Shared(knock_keys::Secret::draw().expect("random bytes"));
     site.send(client, &forged.to_text(), &request());
     let old = Request { time_ns: request().time_ns - 120_000_000_000, ..request() };
     site.send(client, &line, &old);

@@ -2,12 +2,12 @@
 
 use std::process::{Output, Stdio};
 
+use knock_detector::Nothing;
 use knock_tests::agent::{Agent, Config, xknockd, xknockd_output};
 use knock_tests::clients::xknock_steps;
 use knock_tests::process::Process;
 use knock_tests::services::{Echo, tcp_open};
 use knock_tests::{Host, Lab};
-use knock_userspace::kernel::Nothing;
 use knock_userspace::places::Places;
 
 use crate::{SSH, STEPS, config};

@@ -11,11 +11,11 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::frames::{extended_v6, knock, optioned_v4, tagged};
-use crate::{A, B, Bench, C};
+use crate::{A, B, C, DetectorRig};
 
 /// What the host makes of a frame: the reason why it is no knock, or whether it is a
 /// candidate.
-fn on_host(bench: &Bench, frame: &[u8]) -> Result<bool, packet::Refusal> {
+fn on_host(bench: &DetectorRig, frame: &[u8]) -> Result<bool, packet::Refusal> {
     let candidate = packet::parse(frame)?;
     let Step { protocol, port } = candidate.step;
     let class = PortClass::of(bench.compiled.classes[usize::from(port)], protocol);
@@ -80,7 +80,7 @@ fn mangled() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn kernel_and_host_agree_on_every_frame() {
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     let frames = prop_oneof![
         3 => mangled(),

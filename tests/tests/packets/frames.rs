@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 use knock_common::sequence::{Protocol, Step};
+
 pub(crate) use knock_tests::mangle::{
     extended_v6, flagged, fragment_v4, fragment_v6, optioned_v4, patched_v4, patched_v6,
 };

@@ -10,7 +10,7 @@ use crate::frames::{
     extended_v6, flagged, fragment_v4, fragment_v6, knock, optioned_v4, patched_v4, patched_v6,
     tagged,
 };
-use crate::{A, B, Bench, C, PASS};
+use crate::{A, B, C, DetectorRig, PASS};
 
 /// A first step, as `A` is.
 const D: Step = Step::new(Protocol::Udp, 4000);
@@ -41,7 +41,7 @@ fn v6() -> IpAddr {
 
 /// Runs every row through the program, and asks the parser on the host as well.
 fn check(rows: Vec<Row>) {
-    let mut bench = Bench::new(&[&[A, B, C], &[D, C, B]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C], &[D, C, B]]);
     assert!(!rows.is_empty());
     for (what, frame, expected) in rows {
         let (verdict, end) = bench.send(&frame);
@@ -290,7 +290,7 @@ fn sources_that_no_host_can_have_are_refused() {
 /// A row that ends well would hide in the others if the first step were no step.
 #[test]
 fn what_ends_well_goes_on_to_open_the_door() {
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let frame = |step: Step| extended_v6(&knock(v6(), step), &[HOP_BY_HOP, DESTINATION]);
     let ends = [A, B, C].map(|step| bench.send(&tagged(&frame(step), &[0x88a8, 0x8100])).1.name());
     assert_eq!(ends, ["first", "advanced", "completed"]);

@@ -4,16 +4,16 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{DoorId, Protocol, Step};
+use knock_policy::Knocks;
 use knock_tests::process::slowness;
-use knock_userspace::policy::Knocks;
 
 use crate::frames::knock;
-use crate::{A, B, Bench, C, DROP, PASS, stranger};
+use crate::{A, B, C, DROP, DetectorRig, PASS, stranger};
 
 #[tokio::test]
 async fn the_right_steps_make_one_event_that_names_source_and_door() {
     let other = [C, A, B];
-    let mut bench = Bench::new(&[&other, &[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&other, &[A, B, C]]);
     for source in [stranger(), "2001:db8::42".parse().unwrap()] {
         assert_eq!(bench.knock(source, &[A, B, C]), ["first", "advanced", "completed"]);
     }
@@ -26,7 +26,7 @@ async fn the_right_steps_make_one_event_that_names_source_and_door() {
 
 #[test]
 fn a_wrong_order_ends_progress() {
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let source = stranger();
     assert_eq!(bench.knock(source, &[A, C, B, C]), ["first", "wrong", "unexpected", "unexpected"]);
     assert_eq!(bench.knock(source, &[A, B, C]), ["first", "advanced", "completed"]);
@@ -35,7 +35,7 @@ fn a_wrong_order_ends_progress() {
 #[test]
 fn every_step_may_be_retransmitted_even_late() {
     let last = Step::new(Protocol::Udp, 10_000);
-    let mut bench = Bench::new(&[&[A, B, C, last]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C, last]]);
     let source = stranger();
     assert_eq!(bench.knock(source, &[A, A, B, B]), ["first", "first", "advanced", "stayed"]);
     assert_eq!(bench.knock(source, &[C, C, B, C]), ["advanced", "stayed", "stayed", "stayed"]);
@@ -46,7 +46,7 @@ fn every_step_may_be_retransmitted_even_late() {
 
 #[test]
 fn strays_are_forgiven_up_to_the_limit() {
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let decoy = bench.decoy(Protocol::Udp);
     let ends = bench.knock(stranger(), &[A, decoy, decoy, B, C]);
     assert_eq!(ends, ["first", "stray", "stray", "advanced", "completed"]);
@@ -56,7 +56,7 @@ fn strays_are_forgiven_up_to_the_limit() {
 
 #[test]
 fn ports_of_no_interest_are_no_strays() {
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let quiet = bench.quiet(Protocol::Tcp);
     let ends = bench.knock(stranger(), &[A, quiet, quiet, quiet, B, quiet, C]);
     assert_eq!(ends.last(), Some(&"completed"));
@@ -65,7 +65,7 @@ fn ports_of_no_interest_are_no_strays() {
 #[test]
 fn a_sequence_that_takes_too_long_is_late() {
     let within = Duration::from_millis(50) * slowness();
-    let mut bench = Bench::with(&[&[A, B, C]], Knocks::Pass, within);
+    let mut bench = DetectorRig::with(&[&[A, B, C]], Knocks::Pass, within);
     let traffic = knock(stranger(), bench.quiet(Protocol::Tcp));
     // The more comes between, the later is the last step.
     let mut between = 1;
@@ -93,14 +93,14 @@ fn two_users_behind_one_address_interleave() {
     ];
     // Not in order, so that a scan could not open it.
     let other = [door[1], door[0], door[2]];
-    let mut bench = Bench::new(&[&[A, C, B], &other]);
+    let mut bench = DetectorRig::new(&[&[A, C, B], &other]);
     let ends = bench.knock(stranger(), &[A, other[0], C, other[1], other[2], B]);
     assert_eq!(ends, ["first", "first", "advanced", "advanced", "completed", "completed"]);
 }
 
 #[test]
 fn doors_share_a_beginning() {
-    let mut bench = Bench::new(&[&[A, B, C], &[A, B, Step::new(Protocol::Udp, 4000)]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C], &[A, B, Step::new(Protocol::Udp, 4000)]]);
     let source = stranger();
     assert_eq!(bench.knock(source, &[A, B, C]).last(), Some(&"completed"));
     let ends = bench.knock(source, &[A, B, Step::new(Protocol::Udp, 4000)]);
@@ -109,7 +109,7 @@ fn doors_share_a_beginning() {
 
 #[test]
 fn matched_knocks_are_dropped_when_the_owner_asks() {
-    let mut bench = Bench::with(&[&[A, B, C]], Knocks::Drop, Duration::from_secs(10));
+    let mut bench = DetectorRig::with(&[&[A, B, C]], Knocks::Drop, Duration::from_secs(10));
     let source = stranger();
     let decoy = bench.decoy(Protocol::Tcp);
     let quiet = bench.quiet(Protocol::Tcp);
@@ -120,7 +120,7 @@ fn matched_knocks_are_dropped_when_the_owner_asks() {
 
 #[tokio::test]
 async fn a_full_ring_buffer_is_counted_and_the_last_step_works_later() {
-    let mut bench = Bench::new(&[&[A, B]]);
+    let mut bench = DetectorRig::new(&[&[A, B]]);
     let source = stranger();
     let mut lost = None;
     for _ in 0..200_000 {
@@ -136,7 +136,7 @@ async fn a_full_ring_buffer_is_counted_and_the_last_step_works_later() {
 
 #[test]
 fn more_sources_than_the_map_holds_push_out_the_oldest_only() {
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     for _ in 0..3000 {
         let source = stranger();
         assert_eq!(bench.knock(source, &[A, B, C]), ["first", "advanced", "completed"]);
@@ -152,7 +152,7 @@ fn a_step_counts_from_whichever_cpu_it_comes() {
     let allowed = sched_getaffinity(this_thread).expect("affinity");
     let cpus: Vec<_> =
         (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect();
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     for round in 0..50 {
         let source = stranger();
         let ends: Vec<_> = [A, B, C]
@@ -173,12 +173,12 @@ fn a_step_counts_from_whichever_cpu_it_comes() {
 /// Every step of every source comes twice at the same time, on two CPUs.
 #[tokio::test]
 async fn steps_that_reach_two_cpus_at_once_open_the_right_door_once() {
-    use knock_userspace::kernel::run_program;
+    use knock_detector::run_program;
     use std::sync::Barrier;
 
     const SOURCES: usize = 10_000;
     const CPUS: usize = 2;
-    let mut bench = Bench::new(&[&[A, B, C], &[B, A, C, B]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C], &[B, A, C, B]]);
     let id = bench.detector.program_id().expect("the program is loaded");
     let sources: Vec<_> = (0..SOURCES).map(|_| stranger()).collect();
     // The map of this test has room for 1,024 sources; the kernel gives each CPU its share.

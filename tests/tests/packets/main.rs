@@ -15,9 +15,9 @@ use std::time::Duration;
 use knock_common::counters::Counter;
 use knock_common::event::Event;
 use knock_common::sequence::{PortClass, Protocol, Step};
-use knock_userspace::compile::{Compiled, Served, compile};
-use knock_userspace::kernel::{Detector, Settings};
-use knock_userspace::policy::{Door, Knocks, Policy, Service};
+use knock_detector::{Detector, Settings};
+use knock_policy::compile::{Compiled, Served, compile};
+use knock_policy::{Door, Knocks, Policy, Service};
 
 /// `XDP_DROP` and `XDP_PASS` of `linux/bpf.h`.
 const DROP: u32 = 1;
@@ -28,12 +28,12 @@ const B: Step = Step::new(Protocol::Udp, 8000);
 const C: Step = Step::new(Protocol::Tcp, 9000);
 
 /// A loaded detector with one or more doors, attached to nothing.
-struct Bench {
+struct DetectorRig {
     detector: Detector,
     compiled: Compiled,
 }
 
-impl Bench {
+impl DetectorRig {
     fn new(doors: &[&[Step]]) -> Self {
         Self::with(doors, Knocks::Pass, Duration::from_secs(10))
     }

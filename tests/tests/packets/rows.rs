@@ -4,11 +4,11 @@
 use knock_common::sequence::Protocol;
 
 use crate::frames::{knock, patched_v4, patched_v6, tagged};
-use crate::{A, B, Bench, C, PASS};
+use crate::{A, B, C, DetectorRig, PASS};
 
 #[test]
 fn each_packet_ends_as_its_row_says() {
-    let mut bench = Bench::new(&[&[A, B, C]]);
+    let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let v4 = "198.51.100.7".parse().unwrap();
     let v6 = "2001:db8::7".parse().unwrap();
     let tcp = knock(v4, A);

@@ -9,12 +9,12 @@ use knock_common::counters::Counter;
 use knock_common::sealed::{Clock, Fate, Gate, SIZE, set_tag, set_time};
 use knock_common::sequence::{Protocol, Step};
 use knock_common::siphash::SipKey;
+use knock_policy::Knocks;
 use nix::time::{ClockId, clock_gettime};
 use proptest::prelude::*;
 
 use crate::frames::{extended_v6, optioned_v4, tagged};
-use crate::{A, B, Bench, C, DROP, PASS, stranger};
-use knock_userspace::policy::Knocks;
+use crate::{A, B, C, DROP, DetectorRig, PASS, stranger};
 
 const PORT: Step = Step::new(Protocol::Udp, 62_201);
 const ID: u64 = 0x0123_4567_89ab_cdef;
@@ -28,13 +28,13 @@ fn now_ns() -> u64 {
 }
 
 /// A detector with one door, one sealed port and one key.
-fn bench(newest_ns: u64) -> Bench {
+fn bench(newest_ns: u64) -> DetectorRig {
     with_knocks(newest_ns, Knocks::Pass)
 }
 
-fn with_knocks(newest_ns: u64, knocks: Knocks) -> Bench {
+fn with_knocks(newest_ns: u64, knocks: Knocks) -> DetectorRig {
     let within = Duration::from_secs(10);
-    let mut bench = Bench::with_sealed(&[&[A, B, C]], knocks, within, &[PORT.port]);
+    let mut bench = DetectorRig::with_sealed(&[&[A, B, C]], knocks, within, &[PORT.port]);
     let monotonic = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock"));
     let offset_ns = now_ns() - u64::try_from(monotonic.as_nanos()).expect("a short uptime");
     let detector = &mut bench.detector;
@@ -67,7 +67,7 @@ fn frame(source: IpAddr, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn fate(bench: &mut Bench, payload: &[u8]) -> Fate {
+fn fate(bench: &mut DetectorRig, payload: &[u8]) -> Fate {
     match bench.send(&frame(stranger(), payload)) {
         (PASS, Counter::Sealed(fate)) => fate,
         (verdict, counter) => panic!("{verdict}, {}", counter.name()),

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use knock_common::sequence::{PortClass, Protocol};
-use knock_userspace::compile::{Served, compile};
-use knock_userspace::policy::{Door, Method};
+use knock_policy::compile::{Served, compile};
+use knock_policy::{Door, Method};
 use knock_userspace::sockets;
 
 use crate::PolicyArgs;

@@ -4,11 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use knock_userspace::control::Grant;
-use knock_userspace::firewall::{Firewall, TimedGrant};
-use knock_userspace::kernel::{Pins, Record, Recorded};
+use knock_control::Grant;
+use knock_detector::{Pins, Record, Recorded};
+use knock_firewall::{Firewall, TimedGrant};
 use knock_userspace::places::Places;
-use knock_userspace::policy;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::ConfigArgs;
@@ -44,7 +43,7 @@ pub(crate) fn open(
     let timed: Vec<_> = door
         .opens
         .iter()
-        .map(|&service| TimedGrant { grant: policy::Grant { source, service }, lasts })
+        .map(|&service| TimedGrant { grant: knock_policy::Grant { source, service }, lasts })
         .collect();
     let mut firewall = Firewall::open()?;
     firewall
@@ -71,7 +70,7 @@ pub(crate) fn revoke(
         firewall.status()?.context("no agent is running, and there is no table inet xknock")?;
     let mut record = record(places)?;
     let recorded = record.as_ref().map(Record::grants).transpose()?.unwrap_or_default();
-    let of_door = |grant: &policy::Grant| {
+    let of_door = |grant: &knock_policy::Grant| {
         let Some(door) = door else { return true };
         let id = knock_common::sequence::DoorId::of(door);
         recorded.iter().any(|(known, entry)| known == grant && entry.door == id)

@@ -2,8 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets};
-use knock_userspace::compile::{Served, compile};
-use knock_userspace::kernel::{Detector, FEATURES, Figures, Part, Presence, Settings};
+use knock_detector::{Component, Detector, Presence, Settings, VerifierStats};
+use knock_policy::compile::{Served, compile};
+use knock_userspace::kernel_features::features;
 use nix::sys::utsname::uname;
 
 use crate::policy::built_in;
@@ -19,9 +20,11 @@ pub(crate) fn check() -> Result<()> {
     table.load_style(presets::NOTHING);
     table.set_header(["FEATURE", "NEEDED FOR", "SINCE", "COMMIT", "HERE", "IN ITS PLACE"]);
     let mut missed = Vec::new();
-    for feature in &FEATURES {
+    for feature in features() {
         let presence = feature.presence();
-        if presence == Presence::Absent && feature.instead.is_none() && feature.part != Part::Tests
+        if presence == Presence::Absent
+            && feature.instead.is_none()
+            && feature.component != Component::Tests
         {
             missed.push(feature.name);
         }
@@ -59,13 +62,13 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-fn describe(figures: &Figures) -> String {
-    let Figures { program, verified, translated, machine_code } = figures;
+fn describe(figures: &VerifierStats) -> String {
+    let VerifierStats { program, verified, translated, machine_code } = figures;
     let read = match verified {
         Some(read) => format!(
             "{read} of {} instructions for `{program}`, budget {}",
-            Figures::LIMIT,
-            Figures::BUDGET
+            VerifierStats::LIMIT,
+            VerifierStats::BUDGET
         ),
         None => format!("`{program}` is taken; this kernel does not tell how much was read of it"),
     };

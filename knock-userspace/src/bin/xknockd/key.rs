@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use knock_common::sequence::Step;
-use knock_userspace::keyring::{Numbers, has_knocked, misfits};
-use knock_userspace::keys::{
+use knock_keys::{
     self, Folder, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name, no_core_dumps,
     time_to_text,
 };
+use knock_policy::{Door, Method, Policy};
+use knock_userspace::keyring::{ReplayStore, has_knocked, misfits};
 use knock_userspace::places::Places;
-use knock_userspace::policy::{Door, Method, Policy};
 use knock_userspace::sockets;
 use qrcode::{EcLevel, QrCode, render::unicode};
 
@@ -141,7 +141,7 @@ fn rotate(
     );
     key.host = host_name(host, before.host.clone())?;
     // If that cannot be told, what was handed out last is what the device has.
-    let numbers = Numbers::look(&places.newest()).ok();
+    let numbers = ReplayStore::look(&places.newest()).ok();
     let unused =
         numbers.is_some_and(|numbers| !has_knocked(&numbers, &before.current, &before.doors));
     let line = key.rotate(now, now.saturating_add(grace.as_secs()), unused)?;
@@ -198,7 +198,7 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     if folder.is_empty() {
         // Before the first key there is nothing that could have been lost. Should this fail,
         // knocks are refused for a clock window, and the agent says so.
-        let _ = Numbers::found(&places.newest());
+        let _ = ReplayStore::found(&places.newest());
     }
     folder.write(&key, false)?;
     if let Err(error) = hand_over(&line) {
@@ -233,10 +233,10 @@ fn key_door(
         Method::Rolling { ports, steps, mixed } => {
             let ports = Ports::new(ports.clone(), used.iter().copied())
                 .with_context(|| format!("door `{name}`, without the ports in use"))?;
-            keys::Method::Rolling(Rolling { ports, steps: *steps, mixed: *mixed })
+            knock_keys::KeyMethod::Rolling(Rolling { ports, steps: *steps, mixed: *mixed })
         }
         Method::Sealed { port, addresses } => {
-            keys::Method::Sealed { port: *port, addresses: *addresses }
+            knock_keys::KeyMethod::Sealed { port: *port, addresses: *addresses }
         }
     };
     let open_for = longest.map_or(*open_for, |longest| longest.min(*open_for));
@@ -368,13 +368,13 @@ fn now() -> u64 {
 fn host_name(named: Option<String>, known: String) -> Result<String> {
     if let Some(named) = &named {
         ensure!(
-            keys::host_name(named).is_some(),
+            knock_keys::host_name(named).is_some(),
             "`{named}` is no name of a host: leave out users and ports; for other alphabets, use \
              the form that begins with xn--"
         );
     }
     let own = || nix::unistd::gethostname().ok()?.into_string().ok();
-    let own = || own().filter(|name| name.contains('.') && keys::host_name(name).is_some());
+    let own = || own().filter(|name| name.contains('.') && knock_keys::host_name(name).is_some());
     let known = Some(known).filter(|known| !known.is_empty());
     Ok(named.or(known).or_else(own).unwrap_or_default())
 }

@@ -1,4 +1,5 @@
 //! The agent's command line.
+#![forbid(unsafe_code)]
 
 mod check;
 mod direct;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use knock_common::sequence::Protocol;
-use knock_userspace::compile::draw_sequence;
-use knock_userspace::config;
-use knock_userspace::policy::{Door, Mode, Policy, Service};
+use knock_policy::compile::draw_sequence;
+use knock_policy::config;
+use knock_policy::{Door, Mode, Policy, Service};
 
 use crate::{ConfigArgs, PolicyArgs};
 

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use knock_userspace::firewall::Firewall;
-use knock_userspace::policy::Service;
+use knock_firewall::Firewall;
+use knock_policy::Service;
 use knock_userspace::{ports, sockets};
 
 pub(crate) fn ports(from: Option<IpAddr>, json: bool) -> Result<()> {

@@ -1,12 +1,12 @@
 //! `xknockd run`.
 
 use anyhow::{Context as _, Result};
+use knock_firewall::Firewall;
+use knock_policy::{Door, Grant, Mode, Policy, lockout};
 use knock_userspace::agent::{self, Options, Signal};
-use knock_userspace::firewall::Firewall;
 use knock_userspace::interfaces::Interfaces;
 use knock_userspace::places::Places;
-use knock_userspace::policy::{Door, Grant, Mode, Policy};
-use knock_userspace::{caller, lockout, logging};
+use knock_userspace::{caller, logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 

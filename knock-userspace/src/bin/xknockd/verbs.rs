@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets};
+use knock_control::{Caller, Client, Done, Door, Grant, Open, Revoke, Status, Try};
 use knock_userspace::caller;
-use knock_userspace::control::{Caller, Client, Done, Door, Grant, Open, Revoke, Status, Try};
 use knock_userspace::lock::Lock;
 use knock_userspace::places::Places;
 use serde::Serialize;

@@ -7,10 +7,10 @@ use knock_common::counters::Counter;
 use knock_common::detect::Outcome;
 use knock_common::sequence::{DoorId, Edge, NodeId, PORTS, PortClass, Protocol, Step, Transition};
 use knock_common::traffic::{FRAME, Pattern};
-use knock_userspace::compile::{Compiled, Served, compile, draw_sequence};
-use knock_userspace::kernel::{Bench, Detector, Settings, run_program};
-use knock_userspace::policy::{Door, Knocks, Policy, Service};
-use knock_userspace::trie::Trie;
+use knock_detector::{Bench, Detector, Settings, run_program};
+use knock_policy::compile::{Compiled, Served, compile, draw_sequence};
+use knock_policy::trie::Trie;
+use knock_policy::{Door, Knocks, Policy, Service};
 
 use crate::frames;
 use crate::peers::XdpFilter;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use knock_common::sequence::{PortClass, Protocol, Step};
 use knock_common::traffic::FRAME;
-use knock_userspace::compile::Compiled;
-use knock_userspace::kernel::Detector;
+use knock_detector::Detector;
+use knock_policy::compile::Compiled;
 
 /// What the varying programs change, to the hardware address of nobody.
 pub(crate) fn template() -> [u8; FRAME] {
@@ -63,7 +63,7 @@ pub(crate) fn drain(detector: &mut Detector) {
 
 struct Reader {
     runtime: tokio::runtime::Runtime,
-    events: knock_userspace::kernel::Events,
+    events: knock_detector::Events,
 }
 
 impl Reader {

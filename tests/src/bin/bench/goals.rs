@@ -1,6 +1,6 @@
 //! What xknock must reach.
 
-use knock_userspace::kernel::Figures;
+use knock_detector::VerifierStats;
 
 use crate::report::{Report, Unit, Value};
 use crate::{cost, flood, grants, keys, open, throughput, verifier};
@@ -48,7 +48,7 @@ pub(crate) fn judge(report: &mut Report) {
         report,
         "instructions that the verifier reads",
         report.get(verifier::SECTION, verifier::READ, "xknock"),
-        f64::from(Figures::BUDGET),
+        f64::from(VerifierStats::BUDGET),
         Unit::Count,
     );
     for (gap, limit) in [("20 ms", 99.0), ("200 ms", 95.0)] {

@@ -84,7 +84,7 @@ fn await_grants(lab: &Lab, wanted: u32) {
     let mut last_try = Instant::now();
     loop {
         let held = lab.server.run(|| {
-            let mut firewall = knock_userspace::firewall::Firewall::open().expect("nf_tables");
+            let mut firewall = knock_firewall::Firewall::open().expect("nf_tables");
             let status = firewall.status().expect("the table can be read");
             status.map_or(0, |status| status.grants.len())
         });

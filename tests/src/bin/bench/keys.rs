@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use etherparse::PacketBuilder;
 use knock_common::sealed::{SIZE, set_tag, set_time};
+use knock_detector::run_program;
+use knock_keys::{Folder, KeyDoor, Opener};
 use knock_tests::keys::Keys;
 use knock_tests::{Agent, Lab};
-use knock_userspace::kernel::run_program;
-use knock_userspace::keys::{Folder, KeyDoor, Opener};
 
 use crate::memory;
 use crate::report::{Report, Unit, Value};

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the detector costs, holds and gives, beside its peers. Figures
+//! `cargo xtask bench`: what the detector costs, holds and gives, beside its peers. VerifierStats
 //! of one run compare with each other, not with those of another machine.
 
 mod clients;

@@ -1,4 +1,4 @@
-//! Figures, and how they are written down: Markdown for people, JSON for `--compare`.
+//! VerifierStats, and how they are written down: Markdown for people, JSON for `--compare`.
 
 use std::fmt::{self, Write as _};
 

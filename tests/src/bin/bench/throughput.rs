@@ -2,9 +2,9 @@
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
+use knock_detector::Nothing;
+use knock_policy::compile::draw_sequence;
 use knock_tests::{Agent, Lab};
-use knock_userspace::compile::draw_sequence;
-use knock_userspace::kernel::Nothing;
 
 use crate::clients::SERVICE;
 use crate::memory;

@@ -1,7 +1,7 @@
 //! What the kernel's verifier reads of the program, and how large it is. No other figures
 //! here are the same on every run.
 
-use knock_userspace::kernel::Figures;
+use knock_detector::VerifierStats;
 
 use crate::cost;
 use crate::report::{Report, Unit, Value};
@@ -16,7 +16,7 @@ pub(crate) fn measure(report: &mut Report) {
         &format!(
             "What the running kernel says of the loaded program. It reads {} instructions at most; \
              other kernels read more or fewer.",
-            Figures::LIMIT
+            VerifierStats::LIMIT
         ),
     );
     for (subject, trace) in [("xknock", false), ("xknock, --trace-kernel", true)] {

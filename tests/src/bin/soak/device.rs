@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
 use knock_common::sealed::SIZE;
-use knock_userspace::keyring::Numbers;
-use knock_userspace::keys::{Action, Address, DoorTag, Folder, Key, Kind, Request, Sealer};
+use knock_keys::{Action, Address, DoorTag, Folder, Key, Kind, Request, Sealer};
+use knock_userspace::keyring::ReplayStore;
 use tempfile::TempDir;
 
 use crate::world::World;
@@ -31,7 +31,7 @@ impl Device {
         let now = now_ns() / 1_000_000_000;
         let (key, line) =
             Key::draw("device".into(), host, Kind::Shared, vec![door], now, None, None)?;
-        Numbers::found(&world.places().newest())?;
+        ReplayStore::found(&world.places().newest())?;
         Folder::new(keys.path().join("keys")).write(&key, false)?;
         let sealer = Sealer::new(line.id, &line.credential).context("a key")?;
         Ok(Self { sealer, captured: Vec::new(), _keys: keys })

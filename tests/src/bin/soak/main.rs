@@ -182,7 +182,7 @@ impl Soak {
             }
         }
         knock_tests::services::eventually("the end of the program", || {
-            knock_userspace::kernel::program_name(program).is_none()
+            knock_detector::program_name(program).is_none()
         });
         Ok(())
     }

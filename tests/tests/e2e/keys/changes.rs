@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
+use knock_keys::Folder;
 use knock_tests::keys::Device;
 use knock_tests::process::{seconds, slowness};
-use knock_userspace::keys::Folder;
 
 use super::{RENEWED, ROLLING, SEALED, Site};
 use crate::SSH;

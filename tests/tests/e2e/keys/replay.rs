@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use knock_keys::{Address, Request};
 use knock_tests::agent::{FAKETIME, xknockd};
 use knock_tests::keys::{Capture, datagrams_to, from_elsewhere};
 use knock_tests::process::seconds;
 use knock_tests::{Agent, raw};
-use knock_userspace::keys::{Address, Request};
 
 use super::{PORT, ROLLING, SEALED, Site, request};
 use crate::SSH;

@@ -3,9 +3,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_common::sequence::Step;
+use knock_keys::{KeyLine, KeyMethod, Roller, SLOT, slot_of};
 use knock_tests::process::patience;
 use knock_tests::raw;
-use knock_userspace::keys::{KeyLine, Method, Roller, SLOT, slot_of};
 
 use super::{RENEWED, ROLLING, Site};
 use crate::SSH;
@@ -18,7 +18,7 @@ fn slot() -> u64 {
 /// The steps of the key in `line` in a slot.
 fn steps(line: &str, slot: u64) -> Vec<Step> {
     let line = KeyLine::parse(line).expect("a line");
-    let Method::Rolling(rolling) = &line.doors[0].method else { panic!("a rolling door") };
+    let KeyMethod::Rolling(rolling) = &line.doors[0].method else { panic!("a rolling door") };
     Roller::new(&line.credential).expect("a shared key").steps("ssh", slot, rolling)
 }
 

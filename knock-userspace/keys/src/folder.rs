@@ -1,0 +1,392 @@
+//! The folder of key files: one file a key, readable for its owner only.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::{Key, KeyId, RecordError, key_name};
+
+/// Where keys are.
+#[derive(Clone, Debug)]
+pub struct Folder(PathBuf);
+
+/// What is wrong with a file of keys, or with the folder.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It cannot be read.
+    #[error("cannot read {}: {why}", path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        why: io::Error,
+    },
+    /// It cannot be written or removed.
+    #[error("cannot change {}: {why}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: io::Error,
+    },
+    /// Others can read or change it.
+    #[error(
+        "{} holds a secret, but others can read it (mode {mode:03o}): run chmod 600 {}, and draw \
+         a new key if somebody may have read it",
+        path.display(), path.display()
+    )]
+    TooOpen {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It is no regular file, or too large for a key.
+    #[error("{} is no key file: it is not a regular file of at most 64 KiB", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Its name cannot be that of a key.
+    #[error("{} cannot be the name of a key: use 1 to 64 letters, digits, `_`, `.` and `-`", path.display())]
+    Name {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Its text is no key.
+    #[error("{}: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: RecordError,
+    },
+    /// Two files hold the same key.
+    #[error("{} holds the same key as {}: remove one of them", path.display(), other.display())]
+    Twice {
+        /// The file that is refused.
+        path: PathBuf,
+        /// The one that came first.
+        other: PathBuf,
+    },
+    /// A key of this name is there.
+    #[error("there is a key `{0}` already; rotate or remove it, or choose another name")]
+    Exists(String),
+    /// There is none.
+    #[error("there is no key `{name}` in {}", folder.display())]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+}
+
+impl FolderError {
+    /// Whether it is the folder at `path` itself that cannot be read.
+    pub fn is_about(&self, path: &Path) -> bool {
+        matches!(self, Self::Unreadable { path: found, .. } if found == path)
+    }
+}
+
+/// More than any key takes, in bytes.
+const LARGEST: u64 = 1 << 16;
+const EXTENSION: &str = "toml";
+
+impl Folder {
+    /// The folder at `path`, which need not be there yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Whether it has no file of a key, or is not there. One that cannot be read may have some.
+    pub fn is_empty(&self) -> bool {
+        let key = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == EXTENSION))
+        };
+        match fs::read_dir(&self.0) {
+            Ok(mut entries) => !entries.any(key),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// The file of the key called `name`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.{EXTENSION}"))
+    }
+
+    /// Every key, by name, and what is wrong with the files that hold none. A folder that is
+    /// not there holds no key.
+    pub fn read_all(&self) -> (Vec<Key>, Vec<FolderError>) {
+        let unreadable = |why| FolderError::Unreadable { path: self.0.clone(), why };
+        let (mut keys, mut errors) = (Vec::new(), Vec::new());
+        let mut paths: Vec<PathBuf> = match fs::read_dir(&self.0) {
+            Ok(entries) => entries
+                .filter_map(|entry| match entry {
+                    Ok(entry) => Some(entry.path()),
+                    Err(why) => {
+                        errors.push(unreadable(why));
+                        None
+                    }
+                })
+                .filter(|path| path.extension().is_some_and(|found| found == EXTENSION))
+                .collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                errors.push(unreadable(error));
+                Vec::new()
+            }
+        };
+        paths.sort();
+        let mut owners: HashMap<KeyId, PathBuf> = HashMap::new();
+        for path in paths {
+            match read(&path).and_then(|key| claim(&mut owners, key, &path)) {
+                Ok(key) => keys.push(key),
+                Err(error) => errors.push(error),
+            }
+        }
+        (keys, errors)
+    }
+
+    /// The key called `name`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or its file holds none.
+    pub fn read(&self, name: &str) -> Result<Key, FolderError> {
+        let path = self.file(name);
+        match read(&path) {
+            Err(FolderError::Unreadable { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
+                Err(FolderError::Unknown { name: name.to_owned(), folder: self.0.clone() })
+            }
+            result => result,
+        }
+    }
+}
+
+/// Notes that the ids of `key` belong to the file at `path`.
+fn claim(owners: &mut HashMap<KeyId, PathBuf>, key: Key, path: &Path) -> Result<Key, FolderError> {
+    let ids = [Some(key.current.id), key.previous.as_ref().map(|(part, _)| part.id)];
+    for id in ids.into_iter().flatten() {
+        if let Some(other) = owners.get(&id) {
+            return Err(FolderError::Twice { path: path.to_owned(), other: other.clone() });
+        }
+        owners.insert(id, path.to_owned());
+    }
+    Ok(key)
+}
+
+fn read(path: &Path) -> Result<Key, FolderError> {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(key_name);
+    let name = name.ok_or_else(|| FolderError::Name { path: path.to_owned() })?;
+    let text = read_secret(path)?;
+    Key::parse(name, &text).map_err(|why| FolderError::Damaged { path: path.to_owned(), why })
+}
+
+/// The text of a file that only its owner can read.
+///
+/// # Errors
+///
+/// If others can, or it is no such file.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FolderError> {
+    let unreadable = |why| FolderError::Unreadable { path: path.to_owned(), why };
+    let file = open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() || metadata.len() > LARGEST {
+        return Err(FolderError::NotAFile { path: path.to_owned() });
+    }
+    if let Some(mode) = open_to_others(&metadata) {
+        return Err(FolderError::TooOpen { path: path.to_owned(), mode });
+    }
+    let mut text = Zeroizing::new(String::with_capacity(LARGEST as usize));
+    file.take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+/// A pipe with this name must not hold anyone up, so opening does not wait for a writer.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        nix::fcntl::OFlag::O_NONBLOCK.bits(),
+    );
+    options.open(path)
+}
+
+/// The permissions of a file that others than its owner can read or change.
+#[cfg(unix)]
+fn open_to_others(metadata: &fs::Metadata) -> Option<u32> {
+    let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
+/// Elsewhere, a user's own folder is closed to others by itself.
+#[cfg(not(unix))]
+fn open_to_others(_: &fs::Metadata) -> Option<u32> {
+    None
+}
+
+/// Writes `text` to a file that only its owner can read, whole or not at all. An existing
+/// file is replaced only if `replace` says so.
+///
+/// # Errors
+///
+/// If the system refuses; [`io::ErrorKind::AlreadyExists`] if a file is there.
+pub fn write_secret(path: &Path, text: &str, replace: bool) -> io::Result<()> {
+    use std::io::Write as _;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    create_private(folder)?;
+    // Readable for its owner only from the start (mkstemp(3)), and gone if anything fails.
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    give_to_owner_of(folder, file.as_file());
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+    persisted.map_err(|error| error.error)?;
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// The agent may run as a user of its own, to whom the folder belongs; root writes for it.
+#[cfg(unix)]
+pub fn give_to_owner_of(folder: &Path, file: &File) {
+    use std::os::unix::fs::MetadataExt as _;
+    if let (Ok(folder), Ok(own)) = (fs::metadata(folder), file.metadata())
+        && folder.uid() != own.uid()
+    {
+        // Only root may; and who is not root writes into folders of his own.
+        let _ = std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()));
+    }
+}
+
+#[cfg(not(unix))]
+pub const fn give_to_owner_of(_: &Path, _: &File) {}
+
+/// A folder, and those above it, for its owner only.
+pub fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+impl Folder {
+    /// Writes a key's file.
+    ///
+    /// # Errors
+    ///
+    /// [`FolderError::Exists`] if there is one and `replace` is false.
+    pub fn write(&self, key: &Key, replace: bool) -> Result<(), FolderError> {
+        let path = self.file(&key.name);
+        match write_secret(&path, &key.to_text(), replace) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !replace => {
+                Err(FolderError::Exists(key.name.clone()))
+            }
+            Err(why) => Err(FolderError::Unwritable { path, why }),
+        }
+    }
+
+    /// Removes a key's file, even one that holds no key.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn remove(&self, name: &str) -> Result<(), FolderError> {
+        let path = self.file(name);
+        fs::remove_file(&path).map_err(|why| match why.kind() {
+            io::ErrorKind::NotFound => {
+                FolderError::Unknown { name: name.to_owned(), folder: self.0.clone() }
+            }
+            _ => FolderError::Unwritable { path, why },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use tempfile::TempDir;
+
+    fn key(name: &str) -> Key {
+        let doors = vec!["ssh:sealed:62201:seen:30:tcp/22".parse().unwrap()];
+        let drawn =
+            Key::draw(name.into(), String::new(), Kind::Shared, doors, 1_800_000_000, None, None);
+        drawn.unwrap().0
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn keys_are_written_for_their_owner_only_and_read_back() {
+        let root = TempDir::new().unwrap();
+        let folder = Folder::new(root.path().join("xknock/keys"));
+        assert!(folder.read_all().0.is_empty());
+        folder.write(&key("laptop"), false).unwrap();
+        folder.write(&key("phone"), false).unwrap();
+        assert_eq!(mode(&folder.file("laptop")), 0o600);
+        assert_eq!(mode(folder.path()), 0o700);
+        let (keys, errors) = folder.read_all();
+        assert_eq!(keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["laptop", "phone"]);
+        assert!(errors.is_empty(), "{errors:?}");
+        let again = folder.write(&key("laptop"), false).unwrap_err().to_string();
+        assert!(again.contains("a key `laptop` already"), "{again}");
+        folder.write(&key("laptop"), true).unwrap();
+        folder.remove("laptop").unwrap();
+        let gone = folder.read("laptop").unwrap_err().to_string();
+        assert!(gone.contains("no key `laptop`"), "{gone}");
+    }
+
+    #[test]
+    fn one_bad_file_is_named_and_the_others_are_used() {
+        let root = TempDir::new().unwrap();
+        let folder = Folder::new(root.path());
+        for name in ["good", "open", "twin"] {
+            folder.write(&key(name), false).unwrap();
+        }
+        fs::set_permissions(folder.file("open"), fs::Permissions::from_mode(0o640)).unwrap();
+        write_secret(&folder.file("damaged"), "version = 1\nnot a key", false).unwrap();
+        write_secret(&folder.file("huge"), &"#".repeat(70_000), false).unwrap();
+        write_secret(&folder.file("binary"), "", false).unwrap();
+        fs::write(folder.file("binary"), [0xff; 9]).unwrap();
+        fs::create_dir(folder.file("folder")).unwrap();
+        fs::copy(folder.file("twin"), folder.file("twin2")).unwrap();
+        nix::unistd::mkfifo(&folder.file("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        write_secret(&folder.file("bad name"), "", false).unwrap();
+        fs::write(folder.path().join("README"), "no key").unwrap();
+        let (keys, errors) = folder.read_all();
+        assert_eq!(keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["good", "twin"]);
+        let said: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        for (file, reason) in [
+            ("open", "chmod 600"),
+            ("damaged", "line 2"),
+            ("huge", "64 KiB"),
+            ("binary", "UTF-8"),
+            ("folder", "regular file"),
+            ("twin2", "same key"),
+            ("pipe", "regular file"),
+            ("bad name", "name of a key"),
+        ] {
+            let file = format!("{file}.toml");
+            let named = said.iter().filter(|line| line.contains(&file) && line.contains(reason));
+            assert_eq!(named.count(), 1, "{file}: {said:#?}");
+        }
+        assert_eq!(said.len(), 8, "{said:#?}");
+    }
+}

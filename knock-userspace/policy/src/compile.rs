@@ -1,0 +1,221 @@
+//! From doors to what the detector looks up: a class for every port and one trie. Pure.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use knock_common::progress::Ticks;
+use knock_common::sequence::{DoorId, PORTS, PortClass, Protocol, Step};
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
+use crate::policy::{Door, Method, Policy};
+use crate::scan;
+use crate::trie::{CompiledSequence, TooManyNodes, Trie};
+
+/// What the detector's maps hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// All sequences.
+    pub trie: Trie,
+    /// One byte a port, see [`PortClass`].
+    pub classes: Box<[u8; PORTS]>,
+    /// The longest `within` of any door, in ticks.
+    pub longest: u32,
+}
+
+/// What the host itself uses, and so cannot be a decoy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Ports that something listens on.
+    pub listening: HashSet<Step>,
+    /// Ports that the host itself sends from, so that answers come to them.
+    pub ephemeral: Option<RangeInclusive<u16>>,
+}
+
+/// A way to a door that is alive for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSequence {
+    /// What its event will name.
+    pub id: DoorId,
+    /// The steps in order.
+    pub steps: Vec<Step>,
+    /// Longest time from the first step to the last.
+    pub within: Duration,
+}
+
+/// Why doors cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// A scanner would open a door without knowing it.
+    #[error(
+        "door `{door}`: a port scan in {order} order would open it, because it meets only \
+         {decoys} decoys between the steps and `strays` allows {strays}; choose steps that are \
+         not in {order} order, or further apart"
+    )]
+    Scannable {
+        /// Name of the door.
+        door: String,
+        /// The order of the scan.
+        order: scan::Order,
+        /// Decoys on its way.
+        decoys: usize,
+        /// Decoys that it may hit.
+        strays: u8,
+    },
+    /// The trie is too large for a track to name its nodes.
+    #[error(transparent)]
+    TooManyNodes(#[from] TooManyNodes),
+}
+
+/// Compiles all doors of `policy`, from nothing.
+///
+/// # Errors
+///
+/// See [`CompileError`].
+pub fn compile(policy: &Policy, served: &Served, seed: [u8; 32]) -> Result<Compiled, CompileError> {
+    compile_onto(&Trie::default(), policy, &[], served, seed)
+}
+
+/// Compiles all doors of `policy` for a detector that has `trie`: doors that stay keep
+/// their nodes, and with them the progress of who knocks on them. `live` are those that keys
+/// open at the moment.
+///
+/// `seed` chooses the decoys; who knows it knows where not to scan.
+///
+/// # Errors
+///
+/// See [`CompileError`].
+pub fn compile_onto(
+    trie: &Trie,
+    policy: &Policy,
+    live: &[LiveSequence],
+    served: &Served,
+    seed: [u8; 32],
+) -> Result<Compiled, CompileError> {
+    // Sequences of keys take the place of decoys, other ones every half minute. What the owner
+    // wrote down must not be refused in some of them.
+    let lasting = classes(policy, &[], served, seed);
+    for door in &policy.doors {
+        if let Some((order, decoys)) = scan::opens(door, &lasting, policy.strays) {
+            let door = door.name.clone();
+            return Err(CompileError::Scannable { door, order, decoys, strays: policy.strays });
+        }
+    }
+    let classes = if live.is_empty() { lasting } else { classes(policy, live, served, seed) };
+    let longest = policy.doors.iter().map(|door| Ticks::from_duration(door.within)).max();
+    let trie = trie.rebuilt(&sequences(&policy.doors, live))?;
+    Ok(Compiled { trie, classes, longest: longest.unwrap_or(0) })
+}
+
+/// Every way to every door.
+fn sequences(doors: &[Door], live: &[LiveSequence]) -> Vec<CompiledSequence> {
+    let orders = |door: &Door| {
+        let (id, within) = (door.id(), Ticks::from_duration(door.within));
+        door.orders().into_iter().map(move |steps| CompiledSequence { door: id, within, steps })
+    };
+    let rolling = live.iter().map(|LiveSequence { id, steps, within }| CompiledSequence {
+        door: *id,
+        within: Ticks::from_duration(*within),
+        steps: steps.clone(),
+    });
+    doors.iter().flat_map(orders).chain(rolling).collect()
+}
+
+/// Ports that are something else than steps of keys.
+pub fn taken(policy: &Policy, served: &Served) -> HashSet<Step> {
+    let opened = policy.doors.iter().flat_map(|door| &door.opens);
+    let opened = opened.map(|service| Step::new(service.protocol, service.port));
+    opened.chain(served.listening.iter().copied()).chain(sealed(policy)).collect()
+}
+
+/// Ports that take sealed knocks.
+fn sealed(policy: &Policy) -> impl Iterator<Item = Step> {
+    policy.doors.iter().filter_map(|door| match door.method {
+        Method::Sealed { port, .. } => Some(Step::new(Protocol::Udp, port)),
+        _ => None,
+    })
+}
+
+/// The class of every port, for both protocols.
+fn classes(
+    policy: &Policy,
+    live: &[LiveSequence],
+    served: &Served,
+    seed: [u8; 32],
+) -> Box<[u8; PORTS]> {
+    let mut classes = Box::new([0u8; PORTS]);
+    let mut add = |step: Step, class: PortClass| {
+        let entry = &mut classes[step.port as usize];
+        *entry = class.add_to(*entry, step.protocol);
+    };
+    let mut steps = BTreeSet::new();
+    let orders = policy.doors.iter().flat_map(Door::orders);
+    for order in orders.chain(live.iter().map(|way| way.steps.clone())) {
+        for (index, &step) in order.iter().enumerate() {
+            add(step, if index == 0 { PortClass::FIRST } else { PortClass::LATER });
+            steps.insert(step);
+        }
+    }
+    let sealed: HashSet<Step> = sealed(policy).collect();
+    for &port in &sealed {
+        add(port, PortClass::SEALED);
+    }
+    let guarded: HashSet<Step> = policy
+        .doors
+        .iter()
+        .flat_map(|door| &door.opens)
+        .map(|service| Step::new(service.protocol, service.port))
+        .collect();
+    let used = |step: &Step| {
+        steps.contains(step)
+            || guarded.contains(step)
+            || sealed.contains(step)
+            || served.listening.contains(step)
+    };
+    for decoy in neighbours(&steps).chain(random(policy.decoys, served, seed)) {
+        if !used(&decoy) {
+            add(decoy, PortClass::DECOY);
+        }
+    }
+    classes
+}
+
+/// The ports that a scan in order meets around each step, for both protocols.
+fn neighbours(steps: &BTreeSet<Step>) -> impl Iterator<Item = Step> {
+    const REACH: i32 = 2;
+    steps.iter().flat_map(|step| {
+        let port = i32::from(step.port);
+        (port - REACH..=port + REACH)
+            .filter_map(|port| u16::try_from(port).ok().filter(|&port| port != 0))
+            .flat_map(|port| Protocol::ALL.map(|protocol| Step::new(protocol, port)))
+    })
+}
+
+/// `percent` of all ports, chosen by `seed`. UDP ports that the host sends from are
+/// left out: an answer from a peer is not a knock, but would count as one.
+fn random(percent: u8, served: &Served, seed: [u8; 32]) -> impl Iterator<Item = Step> {
+    let mut rng = StdRng::from_seed(seed);
+    let ephemeral = served.ephemeral.clone();
+    (1..=u16::MAX)
+        .flat_map(|port| Protocol::ALL.map(|protocol| Step::new(protocol, port)))
+        .filter(move |_| rng.random_ratio(u32::from(percent.min(100)), 100))
+        .filter(move |step| {
+            let answers = ephemeral.as_ref().is_some_and(|range| range.contains(&step.port));
+            !(step.protocol == Protocol::Udp && answers)
+        })
+}
+
+/// A sequence that nobody can guess: `length` different ports between 1024 and 32767,
+/// neighbours of none of the others, alternating between TCP and UDP at random.
+pub fn draw_sequence(rng: &mut impl Rng, length: usize) -> Vec<Step> {
+    const APART: u16 = 8;
+    let mut steps: Vec<Step> = Vec::with_capacity(length);
+    while steps.len() < length {
+        let protocol = if rng.random() { Protocol::Tcp } else { Protocol::Udp };
+        let port = rng.random_range(1024..32768);
+        if steps.iter().all(|step| step.port.abs_diff(port) >= APART) {
+            steps.push(Step::new(protocol, port));
+        }
+    }
+    steps
+}

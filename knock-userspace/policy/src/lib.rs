@@ -1,0 +1,16 @@
+//! The policy: what the config says, checked, and what the detector makes of it.
+//!
+//! [`config`] turns a TOML file into a [`Policy`]. [`compile`] turns a policy into port classes and
+//! one [`trie`] of all sequences, and refuses sequences that a [`scan`] would open. [`lockout`]
+//! tells whether enforcing a policy would close the caller's own SSH session. Everything is pure
+//! but for [`config::load`], which reads a file.
+#![forbid(unsafe_code)]
+
+pub mod compile;
+pub mod config;
+pub mod lockout;
+mod policy;
+pub mod scan;
+pub mod trie;
+
+pub use policy::{Attach, Connections, Door, Grant, Knocks, Method, Mode, Policy, Service};

@@ -1,0 +1,291 @@
+//! What the owner of a host wants: doors, and who is guarded how. Pure data.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use knock_common::sequence::{DoorId, Protocol, Step};
+use knock_keys::{Addresses, WINDOW};
+
+/// Everything the agent acts on, checked and complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Names of the interfaces whose packets are looked at and guarded; one that ends with
+    /// `*` stands for all that begin so. They need not be there yet.
+    pub interfaces: Vec<String>,
+    /// Whether the guard drops.
+    pub mode: Mode,
+    /// How packets of running connections are told from new ones.
+    pub connections: Connections,
+    /// How the detector is attached to the interfaces.
+    pub attach: Attach,
+    /// What happens to packets that matched a step.
+    pub knocks: Knocks,
+    /// Sources that never need a grant.
+    pub always_allow: Vec<IpNet>,
+    /// Decoys that a source with progress may hit.
+    pub strays: u8,
+    /// Share of unused ports that are decoys, in percent.
+    pub decoys: u8,
+    /// Sources with progress past their first step that are remembered.
+    pub max_sources: u32,
+    /// Grants that one source may hold at once.
+    pub max_grants: u32,
+    /// How old a completed knock may be that nobody has read because the agent was away.
+    pub late_grants: Duration,
+    /// The folder of key files.
+    pub keys: PathBuf,
+    /// How far the clock of a device with a key may be off.
+    pub clock_window: Duration,
+    /// The doors, in the order of the config.
+    pub doors: Vec<Door>,
+}
+
+impl Default for Policy {
+    /// What a config that says nothing means.
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mode: Mode::default(),
+            connections: Connections::default(),
+            attach: Attach::default(),
+            knocks: Knocks::default(),
+            always_allow: Vec::new(),
+            strays: 2,
+            decoys: 10,
+            max_sources: 65_536,
+            max_grants: 64,
+            late_grants: Duration::from_secs(5),
+            keys: PathBuf::from("/etc/xknock/keys"),
+            clock_window: WINDOW,
+            doors: Vec::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// The door with this name.
+    pub fn door(&self, name: &str) -> Option<&Door> {
+        self.doors.iter().find(|door| door.name == name)
+    }
+
+    /// Whether the interface called `name` is one of those to be watched.
+    pub fn watches(&self, name: &str) -> bool {
+        self.interfaces.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// The names and patterns that none of the interfaces called `present` fits.
+    pub fn awaited<'a>(&'a self, present: &[&str]) -> Vec<&'a str> {
+        let patterns = self.interfaces.iter().map(String::as_str);
+        patterns.filter(|pattern| !present.iter().any(|name| matches(pattern, name))).collect()
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    }
+}
+
+/// A named set of services, how one knocks for it, and how long it stays open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// Unique name.
+    pub name: String,
+    /// What it opens; never empty.
+    pub opens: Vec<Service>,
+    /// How one knocks.
+    pub method: Method,
+    /// The steps of [`Method::Sequence`], two or more; none of other methods.
+    pub sequence: Vec<Step>,
+    /// Longest time from the first step to the last.
+    pub within: Duration,
+    /// How long a grant lasts.
+    pub open_for: Duration,
+    /// Whether running connections end with the grant.
+    pub cut: bool,
+    /// Whether two adjacent steps may arrive in the other order.
+    pub reorder: bool,
+    /// Grants that all sources together may hold of this door at once.
+    pub max_grants: u32,
+}
+
+impl Door {
+    /// A door with the defaults of a config.
+    pub fn new(name: impl Into<String>, opens: Vec<Service>, sequence: Vec<Step>) -> Self {
+        Self {
+            name: name.into(),
+            opens,
+            method: Method::Sequence,
+            sequence,
+            within: Duration::from_secs(10),
+            open_for: Duration::from_secs(30),
+            cut: false,
+            reorder: false,
+            max_grants: 1 << 17,
+        }
+    }
+
+    /// What events call it.
+    pub fn id(&self) -> DoorId {
+        DoorId::of(&self.name)
+    }
+
+    /// Every order in which the steps open the door, as they were configured first. With
+    /// `reorder`, two steps sent one after the other may have overtaken each other once,
+    /// unless a step would then come twice in a row, like a retransmission.
+    pub fn orders(&self) -> Vec<Vec<Step>> {
+        if self.sequence.is_empty() {
+            return Vec::new();
+        }
+        let mut orders = vec![self.sequence.clone()];
+        if self.reorder {
+            for first in 1..self.sequence.len() {
+                let mut order = self.sequence.clone();
+                order.swap(first - 1, first);
+                if order.windows(2).all(|pair| pair[0] != pair[1]) && !orders.contains(&order) {
+                    orders.push(order);
+                }
+            }
+        }
+        orders
+    }
+}
+
+/// How one knocks on a door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// With the same steps each time, by whoever knows them.
+    Sequence,
+    /// With steps that change, made from a key.
+    Rolling {
+        /// Where steps may be. Ports that the host serves when a key is made are left out.
+        ports: RangeInclusive<u16>,
+        /// How many steps.
+        steps: u8,
+        /// Whether they are TCP or UDP at random, and not all UDP.
+        mixed: bool,
+    },
+    /// With one packet, made with a key.
+    Sealed {
+        /// The UDP port that takes it.
+        port: u16,
+        /// Whom it may open for.
+        addresses: Addresses,
+    },
+}
+
+impl Method {
+    /// The port of sealed knocks unless the config says otherwise.
+    pub const SEALED_PORT: u16 = 62_201;
+    /// Where steps of rolling sequences are unless the config says otherwise: below the
+    /// ports that Linux sends from.
+    pub const ROLLING_PORTS: RangeInclusive<u16> = 20_000..=32_767;
+
+    /// As written in a config.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Sequence => "sequence",
+            Self::Rolling { .. } => "rolling",
+            Self::Sealed { .. } => "sealed",
+        }
+    }
+}
+
+/// Protocol and port that a door opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Service {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port as the outside sees it, before any destination NAT.
+    pub port: u16,
+}
+
+/// One source, one service: who may reach what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Grant {
+    /// The address it is for.
+    pub source: IpAddr,
+    /// The service it opens.
+    pub service: Service,
+}
+
+/// Whether the guard drops what has no grant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Counts what it would have dropped.
+    #[default]
+    Observe,
+    /// Drops it.
+    Enforce,
+}
+
+/// How packets of running connections are told from new ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// Connection tracking where the host already uses it, else stateless.
+    #[default]
+    Auto,
+    /// By TCP flags alone; every UDP packet needs a grant.
+    Stateless,
+    /// By connection tracking.
+    Conntrack,
+}
+
+/// How the detector is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// In the driver; in the network stack if the driver refuses.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+/// What happens to packets that matched a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knocks {
+    /// They go on, so a knock port answers as any closed port does.
+    #[default]
+    Pass,
+    /// They are dropped.
+    Drop,
+}
+
+impl Service {
+    /// A service from its two parts.
+    pub const fn new(protocol: Protocol, port: u16) -> Self {
+        Self { protocol, port }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol.name(), self.port)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Stateless => "stateless",
+            Self::Conntrack => "conntrack",
+        })
+    }
+}
