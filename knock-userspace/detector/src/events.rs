@@ -24,34 +24,47 @@ impl Events {
         Ok(Self { ring })
     }
 
-    /// Waits until there is at least one event, then hands up to `limit` of those that are
-    /// there to `take`. An event leaves the ring buffer when `take` has returned: should this
-    /// process be killed before, the next one finds it again.
+    /// Waits until there may be events. Cancel safe: dropping the future loses nothing.
     ///
-    /// Dropping the future loses nothing.
+    /// # Errors
+    ///
+    /// If the file descriptor cannot be polled.
+    pub async fn ready(&mut self) -> io::Result<()> {
+        self.ring.readable().await.map(drop)
+    }
+
+    /// Waits until there is at least one event, then does as [`Events::take`].
     ///
     /// # Errors
     ///
     /// If the file descriptor cannot be polled.
     pub async fn read(&mut self, limit: usize, mut take: impl FnMut(Event)) -> io::Result<()> {
-        loop {
-            let mut guard = self.ring.readable_mut().await?;
-            let ring = guard.get_inner_mut();
-            let mut taken = 0;
+        let mut taken = 0;
+        while taken == 0 {
+            self.ready().await?;
+            self.take(limit, |event| {
+                taken += 1;
+                take(event);
+            });
+        }
+        Ok(())
+    }
+
+    /// Hands up to `limit` of the waiting events to `take`. An event leaves the ring buffer when
+    /// `take` returns: if this process is killed before that, the next one finds it again.
+    pub fn take(&mut self, limit: usize, mut take: impl FnMut(Event)) {
+        let mut taken = 0;
+        // `WouldBlock` makes the descriptor wait for the kernel again.
+        let _ = self.ring.try_io_mut(Interest::READABLE, |ring| {
             while taken < limit {
-                let Some(record) = ring.next() else {
-                    guard.clear_ready();
-                    break;
-                };
+                let record = ring.next().ok_or(io::ErrorKind::WouldBlock)?;
                 // A record of another size cannot come from this program.
                 if let Some(event) = Event::from_bytes(&record) {
                     take(event);
                     taken += 1;
                 }
             }
-            if taken > 0 {
-                return Ok(());
-            }
-        }
+            Ok(())
+        });
     }
 }

@@ -83,14 +83,22 @@ struct Value {
 // SAFETY: two integers.
 unsafe impl Pod for Value {}
 
-/// The two maps.
+/// What one agent leaves for the next, in two maps with one writer each.
 pub struct Record {
-    state: Array<MapData, State>,
-    grants: HashMap<MapData, Key, Value>,
+    /// The agent's state.
+    pub state: StateRecord,
+    /// The running grants.
+    pub grants: GrantRecord,
 }
 
+/// The map of the agent's [`State`].
+pub struct StateRecord(Array<MapData, State>);
+
+/// The map of running grants.
+pub struct GrantRecord(HashMap<MapData, Key, Value>);
+
 impl Record {
-    /// Opens the record among `pins`, or makes it; without pins it lives as long as this value.
+    /// Opens the record among `pins`, or creates it. Without pins it lives as long as this value.
     ///
     /// # Errors
     ///
@@ -104,7 +112,9 @@ impl Record {
         let state = Array::create(1, 0).map_err(DetectorError::map(STATE))?;
         let grants =
             HashMap::create(MAX_GRANTS, NO_PREALLOC).map_err(DetectorError::map(GRANTS))?;
-        let Some(pins) = pins else { return Ok(Self { state, grants }) };
+        let Some(pins) = pins else {
+            return Ok(Self { state: StateRecord(state), grants: GrantRecord(grants) });
+        };
         let pin = |what| move |source| DetectorError::Pin { what, source };
         // Grants first: a state that is there means that both are.
         super::pins::remove(&pins.map(GRANTS))?;
@@ -113,11 +123,11 @@ impl Record {
         Self::existing(pins)?.ok_or(DetectorError::Missing("record"))
     }
 
-    /// Opens the record among `pins`, if there is one.
+    /// Opens the record among `pins`. Returns `None` if there is none.
     ///
     /// # Errors
     ///
-    /// If it is something else.
+    /// If what is pinned there has another layout.
     pub fn existing(pins: &Pins) -> Result<Option<Self>, DetectorError> {
         if !pins.map(STATE).exists() {
             return Ok(None);
@@ -125,18 +135,22 @@ impl Record {
         let open = |name| MapData::from_pin(pins.map(name)).map_err(DetectorError::map(name));
         let (state, grants) = (open(STATE)?, open(GRANTS)?);
         Ok(Some(Self {
-            state: Map::Array(state).try_into().map_err(DetectorError::map(STATE))?,
-            grants: Map::HashMap(grants).try_into().map_err(DetectorError::map(GRANTS))?,
+            state: StateRecord(Map::Array(state).try_into().map_err(DetectorError::map(STATE))?),
+            grants: GrantRecord(
+                Map::HashMap(grants).try_into().map_err(DetectorError::map(GRANTS))?,
+            ),
         }))
     }
+}
 
-    /// The state.
+impl StateRecord {
+    /// Reads the state.
     ///
     /// # Errors
     ///
     /// If the map cannot be read.
-    pub fn state(&self) -> Result<State, DetectorError> {
-        self.state.get(&0, 0).map_err(DetectorError::map(STATE))
+    pub fn get(&self) -> Result<State, DetectorError> {
+        self.0.get(&0, 0).map_err(DetectorError::map(STATE))
     }
 
     /// Writes the state.
@@ -144,11 +158,13 @@ impl Record {
     /// # Errors
     ///
     /// If the map cannot be written.
-    pub fn set_state(&mut self, state: State) -> Result<(), DetectorError> {
-        self.state.set(0, state, 0).map_err(DetectorError::map(STATE))
+    pub fn set(&mut self, state: State) -> Result<(), DetectorError> {
+        self.0.set(0, state, 0).map_err(DetectorError::map(STATE))
     }
+}
 
-    /// Writes down a grant.
+impl GrantRecord {
+    /// Writes a grant.
     ///
     /// # Errors
     ///
@@ -158,16 +174,16 @@ impl Record {
             until_ns: u64::try_from(recorded.until.as_nanos()).unwrap_or(u64::MAX),
             door: recorded.door.0,
         };
-        self.grants.insert(key(grant), value, 0).map_err(DetectorError::map(GRANTS))
+        self.0.insert(key(grant), value, 0).map_err(DetectorError::map(GRANTS))
     }
 
-    /// Forgets a grant; an absent one is fine.
+    /// Removes a grant. An absent one is no error.
     ///
     /// # Errors
     ///
     /// If the map cannot be written.
     pub fn remove(&mut self, grant: &Grant) -> Result<(), DetectorError> {
-        match self.grants.remove(&key(grant)) {
+        match self.0.remove(&key(grant)) {
             Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
@@ -178,13 +194,13 @@ impl Record {
         }
     }
 
-    /// Every grant that is written down, also such as have ended since.
+    /// Reads every grant, including those that have ended since they were written.
     ///
     /// # Errors
     ///
     /// If the map cannot be read.
-    pub fn grants(&self) -> Result<Vec<(Grant, Recorded)>, DetectorError> {
-        let entries: Result<Vec<_>, _> = self.grants.iter().collect();
+    pub fn all(&self) -> Result<Vec<(Grant, Recorded)>, DetectorError> {
+        let entries: Result<Vec<_>, _> = self.0.iter().collect();
         let entries = entries.map_err(DetectorError::map(GRANTS))?;
         Ok(entries
             .into_iter()

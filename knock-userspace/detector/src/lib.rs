@@ -30,7 +30,7 @@ pub use events::Events;
 pub use features::{Component, FEATURES, FLOOR, Feature, Presence, Probe, ProbeResult};
 
 pub use clock_watch::ClockWatch;
-pub use grant_record::{Record, Recorded, State};
+pub use grant_record::{GrantRecord, Record, Recorded, State, StateRecord};
 pub use load::Detector;
 pub use pins::{Pins, PinsError};
 pub use privileges::{Capability, missing_capabilities, needed_capabilities};

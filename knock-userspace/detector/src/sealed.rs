@@ -94,21 +94,30 @@ impl SealedEvents {
         Ok(Self { ring })
     }
 
-    /// Waits for the next packet. Dropping the future loses nothing.
+    /// Waits until there may be packets. Cancel safe: dropping the future loses nothing.
     ///
     /// # Errors
     ///
     /// If the file descriptor cannot be polled.
-    pub async fn next(&mut self) -> io::Result<SealedEvent> {
-        loop {
-            let mut guard = self.ring.readable_mut().await?;
-            while let Some(record) = guard.get_inner_mut().next() {
+    pub async fn ready(&mut self) -> io::Result<()> {
+        self.ring.readable().await.map(drop)
+    }
+
+    /// Hands up to `limit` of the waiting packets to `take`. A packet leaves the ring buffer when
+    /// `take` returns: if this process is killed before that, the next one finds it again.
+    pub fn take(&mut self, limit: usize, mut take: impl FnMut(&SealedEvent)) {
+        let mut taken = 0;
+        // `WouldBlock` makes the descriptor wait for the kernel again.
+        let _ = self.ring.try_io_mut(Interest::READABLE, |ring| {
+            while taken < limit {
+                let record = ring.next().ok_or(io::ErrorKind::WouldBlock)?;
                 // A record of another size cannot come from this program.
                 if let Some(event) = SealedEvent::from_bytes(&record) {
-                    return Ok(event);
+                    take(&event);
+                    taken += 1;
                 }
             }
-            guard.clear_ready();
-        }
+            Ok(())
+        });
     }
 }

@@ -1,27 +1,36 @@
-//! The clocks that count.
+//! The clocks that the agent goes by.
 
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Time since boot, which goes on while the host sleeps. Nobody can set it, so the wall
-/// clock may say what it wants: no grant ends sooner or later for that.
+/// Returns the time since boot, which goes on while the host sleeps. It cannot be set, so no grant
+/// ends sooner or later because the wall clock was.
 pub(super) fn since_boot() -> Duration {
     read(ClockId::CLOCK_BOOTTIME)
 }
 
-/// The clock of events.
+/// Returns the time on the clock of events.
 pub(super) fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
-/// The time of day, in nanoseconds since 1970. Only knocks with keys go by it.
+/// Returns how long an event has waited since `time_ns` on the clock of events.
+pub(super) fn waited(time_ns: u64) -> Duration {
+    monotonic().saturating_sub(Duration::from_nanos(time_ns))
+}
+
+/// Returns the time of day, in nanoseconds since 1970. Only keyed knocks go by it.
 pub(super) fn wall_ns() -> u64 {
     u64::try_from(read(ClockId::CLOCK_REALTIME).as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Returns the time of day in whole seconds since 1970.
+pub(super) fn wall_s() -> u64 {
+    wall_ns() / 1_000_000_000
+}
+
 fn read(clock: ClockId) -> Duration {
-    // clock_gettime(2) fails for clocks that a kernel does not have; these are older than
-    // everything else here.
+    // clock_gettime(2) fails for clocks that a kernel lacks; every kernel with BPF has these.
     clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }

@@ -108,7 +108,7 @@ impl Grants {
     }
 
     /// Takes back what the kernel refused; in the reverse order of [`Grants::earn`].
-    pub(super) fn take_back(&mut self, earned: Earned) {
+    pub(super) fn undo(&mut self, earned: Earned) {
         self.set(earned.grant, earned.before);
     }
 
@@ -298,7 +298,7 @@ mod tests {
         let (mut grants, now, policy) = (Grants::default(), NOW, policy(&[30]));
         let mut earned = knock(&mut grants, &policy, 0, now);
         earned.extend(knock(&mut grants, &policy, 0, now + Duration::from_secs(1)));
-        earned.into_iter().rev().for_each(|one| grants.take_back(one));
+        earned.into_iter().rev().for_each(|one| grants.undo(one));
         assert_eq!(grants.len(), 0);
         assert!(grants.of_source.is_empty() && grants.of_door.is_empty());
     }

@@ -56,7 +56,7 @@ pub(super) struct Journal {
     denied: Lines,
     event_lost: u64,
     /// Completed knocks that opened nothing because they had waited too long.
-    pub(super) late_total: u64,
+    late_total: u64,
 }
 
 impl Default for Journal {
@@ -163,6 +163,11 @@ impl Journal {
                 so_far, "knocks came faster than they were read; their last step counts again"
             );
         }
+    }
+
+    /// Returns how many completed knocks opened nothing because they had waited too long.
+    pub(super) const fn late_total(&self) -> u64 {
+        self.late_total
     }
 
     /// Says what is still missing, when the agent stops.

@@ -1,4 +1,4 @@
-//! What the agent does and answers when it is asked.
+//! Answers to control requests.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use knock_control::{
     Caller, Done, Door, Fault, Grant, Interface, Open, Problem, Reply, Request, Revoke, Status, Try,
 };
-use knock_detector::State;
-use knock_firewall::{Ruleset, Tracking};
-use knock_policy::{self as policy, Mode};
+use knock_firewall::Tracking;
+use knock_policy as policy;
 
-use super::{Agent, Sources, clock};
+use super::grants::Running;
+use super::{Agent, clock};
 use crate::control_socket::Call;
 
 /// How long a door may be opened by hand.
@@ -23,14 +23,14 @@ const TRY_FOR: std::ops::RangeInclusive<Duration> =
 type Answer = Result<Reply, Problem>;
 
 impl Agent {
-    pub(super) async fn answer(&mut self, call: Call, sources: &mut Sources) {
+    pub(super) async fn answer(&mut self, call: Call) {
         let reply = match call.request {
-            Request::Status => self.status(sources).await,
+            Request::Status => self.status().await,
             Request::Doors => Ok(self.doors()),
-            Request::Grants => Ok(Reply::Grants(self.shown(self.keeper.grants.iter()))),
+            Request::Grants => Ok(Reply::Grants(self.shown(self.ledger.iter()))),
             Request::Open(open) => self.open(open).await,
             Request::Revoke(revoke) => self.revoke_some(revoke).await,
-            Request::Reload(caller) => self.reload(&caller, sources).await.map(done),
+            Request::Reload(caller) => self.reload(&caller).await.map(done),
             Request::Try(trial) => self.begin_trial(&trial).await,
             Request::Confirm(caller) => self.confirm(&caller).await,
             Request::Off => {
@@ -42,64 +42,61 @@ impl Agent {
         let _ = call.answer.send(reply);
     }
 
-    async fn status(&mut self, sources: &Sources) -> Answer {
-        let held = self.firewall().await.status().map_err(failed)?;
-        let present = sources.interfaces.list().await.map_err(failed)?;
+    async fn status(&mut self) -> Answer {
+        let Self { table, policy, ledger, .. } = &mut *self;
+        let held = table.status(policy, ledger).await.map_err(failed)?;
+        let present = self.sources.interfaces.list().await.map_err(failed)?;
         let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
-        let totals = self.detector.totals().map_err(failed)?;
-        let interfaces = self.detector.attached().map(|(index, name, mode)| Interface {
+        let totals = self.watcher.totals().map_err(failed)?;
+        let interfaces = self.watcher.attached().map(|(index, name, mode)| Interface {
             name: name.to_owned(),
             index,
             mode: mode.to_string(),
         });
         let now = clock::since_boot();
-        let trial = self.trial.map(|end| end.saturating_sub(now).as_secs_f64());
-        let mode = if trial.is_some() { Mode::Enforce } else { self.ruleset.mode };
+        let trial = self.enforcement.trial_end().map(|end| end.saturating_sub(now).as_secs_f64());
         Ok(Reply::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
-            mode: mode.to_string(),
+            mode: self.table.mode(self.enforcement).to_string(),
             trial_seconds: trial,
-            confirmed: self.state.confirmed != 0,
-            connections: match self.ruleset.tracking {
+            confirmed: self.enforcement.is_confirmed(),
+            connections: match self.table.ruleset().tracking {
                 Tracking::Stateless => policy::Connections::Stateless,
                 Tracking::Conntrack => policy::Connections::Conntrack,
             }
             .to_string(),
             interfaces: interfaces.collect(),
-            awaited: self.keeper.policy.awaited(&names).into_iter().map(str::to_owned).collect(),
-            doors: self.keeper.policy.doors.len(),
-            grants: self.keeper.grants.len(),
+            awaited: self.policy.awaited(&names).into_iter().map(str::to_owned).collect(),
+            doors: self.policy.doors.len(),
+            grants: self.ledger.len(),
             refused_packets: held.map_or(0, |held| held.refused_packets),
-            restored: self.restored,
-            late: self.keeper.journal.late_total,
-            pinned: self.pins.is_some(),
+            restored: self.table.restored(),
+            late: self.ledger.late(),
+            pinned: self.watcher.is_pinned(),
             keys: self.keys.len(),
-            key_knocks: self.keys.ends().collect(),
+            key_knocks: self.keys.results().collect(),
             packets: totals.named().map(|(name, n)| (name.to_owned(), n)).collect(),
         })))
     }
 
     fn doors(&self) -> Reply {
-        let policy = &self.keeper.policy;
+        let policy = &self.policy;
         let door = |door: &policy::Door| Door {
             name: door.name.clone(),
             opens: door.opens.iter().map(ToString::to_string).collect(),
             open_for: humantime::format_duration(door.open_for).to_string(),
-            grants: self.keeper.grants.given_by(door.id()),
+            grants: self.ledger.given_by(door.id()),
         };
         Reply::Doors(policy.doors.iter().map(door).collect())
     }
 
-    fn shown(
-        &self,
-        grants: impl Iterator<Item = (policy::Grant, super::grants::Running)>,
-    ) -> Vec<Grant> {
+    fn shown(&self, grants: impl Iterator<Item = (policy::Grant, Running)>) -> Vec<Grant> {
         let now = clock::since_boot();
-        let show = |(grant, running): (policy::Grant, super::grants::Running)| Grant {
+        let show = |(grant, running): (policy::Grant, Running)| Grant {
             source: grant.source,
             service: grant.service.to_string(),
-            door: self.keeper.door(running.door).map(|door| door.name.clone()),
+            door: self.policy.door_name(running.door).map(str::to_owned),
             seconds: running.until.saturating_sub(now).as_secs_f64(),
         };
         let mut shown: Vec<_> = grants.map(show).collect();
@@ -107,33 +104,21 @@ impl Agent {
         shown
     }
 
-    fn known_door(&self, name: &str) -> Result<&policy::Door, Problem> {
-        let policy = &self.keeper.policy;
-        policy.door(name).ok_or_else(|| {
-            let names: Vec<_> =
-                policy.doors.iter().map(|door| door.name.as_str()).take(20).collect();
-            let what = format!("there is no door `{name}`; there are: {}", names.join(", "));
-            Problem::new(Fault::Request, what)
-        })
-    }
-
     async fn open(&mut self, open: Open) -> Answer {
         let Open { door, address, lasts } = open;
-        let known = self.known_door(&door)?;
+        let known = known_door(&self.policy, &door)?;
         let lasts = match lasts {
             Some(text) => duration(&text, OPEN_FOR)?,
             None => known.open_for,
         };
         let address = possible_source(address)?;
-        let earned = match self.keeper.open(&door, address, lasts) {
-            Some(Ok(earned)) => earned,
-            Some(Err(refused)) => return Err(Problem::new(Fault::Request, refused)),
-            None => Vec::new(),
-        };
+        let earned = self
+            .ledger
+            .open(&self.policy, known, address, lasts)
+            .map_err(|refused| Problem::new(Fault::Request, refused))?;
         self.flush().await;
         let opened: Vec<_> = self
-            .keeper
-            .grants
+            .ledger
             .iter()
             .filter(|(grant, _)| earned.iter().any(|one| one.grant == *grant))
             .collect();
@@ -145,11 +130,11 @@ impl Agent {
 
     async fn revoke_some(&mut self, revoke: Revoke) -> Answer {
         let Revoke { address, door } = revoke;
-        let door = door.map(|name| self.known_door(&name).map(policy::Door::id)).transpose()?;
+        let door =
+            door.map(|name| known_door(&self.policy, &name).map(policy::Door::id)).transpose()?;
         let address = address.map(|address| address.to_canonical());
         let meant: Vec<_> = self
-            .keeper
-            .grants
+            .ledger
             .iter()
             .filter(|(grant, running)| {
                 address.is_none_or(|address| grant.source == address)
@@ -164,13 +149,11 @@ impl Agent {
 
     async fn begin_trial(&mut self, trial: &Try) -> Answer {
         let lasts = duration(&trial.lasts, TRY_FOR)?;
-        if self.ruleset.mode == Mode::Enforce {
-            let what = "it is enforcing already; `xknockd try` is for an agent that observes";
-            return Err(Problem::new(Fault::Request, what));
-        }
-        let ruleset = Ruleset { trial: Some(lasts), ..self.ruleset.clone() };
-        self.install(ruleset).await.map_err(failed)?;
-        self.trial = Some(clock::since_boot() + lasts);
+        let until = clock::since_boot() + lasts;
+        let next = self.enforcement.tried(self.policy.mode, until).map_err(denied)?;
+        let Self { table, policy, ledger, .. } = &mut *self;
+        table.enforce(next, policy, ledger).await.map_err(failed)?;
+        self.enforcement = next;
         tracing::warn!(lasts = trial.lasts, "enforcing on trial");
         Ok(done(format!(
             "enforcing for {}, then observing again, whatever happens to the agent; \
@@ -180,27 +163,37 @@ impl Agent {
     }
 
     async fn confirm(&mut self, caller: &Caller) -> Answer {
-        if self.trial.is_none() {
-            let what = "nothing is being tried; begin with `xknockd try 2m`";
-            return Err(Problem::new(Fault::Request, what));
-        }
-        self.refuse_lockout(&self.keeper.policy, caller)?;
-        let state = State { confirmed: 1, ..self.state };
-        self.keeper.record.set_state(state).map_err(failed)?;
-        let ruleset = Ruleset { mode: Mode::Enforce, trial: None, ..self.ruleset.clone() };
-        if let Err(error) = self.install(ruleset).await {
-            // The trial ends as it would have; the next agent must not go on with it.
-            self.keeper.record.set_state(self.state).map_err(failed)?;
+        let next = self.enforcement.confirmed().map_err(denied)?;
+        self.refuse_lockout(&self.policy, caller)?;
+        // On record first: if this agent is killed after the table has changed, the next one must
+        // not observe again.
+        self.state.update(|state| state.confirmed = 1).map_err(failed)?;
+        let Self { table, policy, ledger, .. } = &mut *self;
+        if let Err(error) = table.enforce(next, policy, ledger).await {
+            // The trial ends as it would have. The next agent must not go on with it.
+            self.state.update(|state| state.confirmed = 0).map_err(failed)?;
             return Err(failed(error));
         }
-        self.state = state;
-        self.trial = None;
+        self.enforcement = next;
         tracing::warn!("the trial was confirmed: enforcing");
         Ok(done(
             "enforcing from now on; set `mode = \"enforce\"` in the config, so that it stays so \
              after the host was started anew",
         ))
     }
+}
+
+/// Returns the door of this name.
+fn known_door<'a>(policy: &'a policy::Policy, name: &str) -> Result<&'a policy::Door, Problem> {
+    policy.door(name).ok_or_else(|| {
+        let names: Vec<_> = policy.doors.iter().map(|door| door.name.as_str()).take(20).collect();
+        let what = format!("there is no door `{name}`; there are: {}", names.join(", "));
+        Problem::new(Fault::Request, what)
+    })
+}
+
+fn denied(why: super::enforcement::Denied) -> Problem {
+    Problem::new(Fault::Request, why)
 }
 
 fn done(message: impl Into<String>) -> Reply {

@@ -52,7 +52,7 @@ pub(crate) fn open(
     if let Some(mut record) = record(places)? {
         let until = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?) + lasts;
         for TimedGrant { grant, .. } in &timed {
-            record.put(grant, Recorded { door: door.id(), until })?;
+            record.grants.put(grant, Recorded { door: door.id(), until })?;
         }
     }
     drop(lock);
@@ -69,7 +69,8 @@ pub(crate) fn revoke(
     let held =
         firewall.status()?.context("no agent is running, and there is no table inet xknock")?;
     let mut record = record(places)?;
-    let recorded = record.as_ref().map(Record::grants).transpose()?.unwrap_or_default();
+    let recorded =
+        record.as_ref().map(|record| record.grants.all()).transpose()?.unwrap_or_default();
     let of_door = |grant: &knock_policy::Grant| {
         let Some(door) = door else { return true };
         let id = knock_common::sequence::DoorId::of(door);
@@ -86,7 +87,7 @@ pub(crate) fn revoke(
     // Out of the record first: an agent that starts now must not bring them back.
     if let Some(record) = &mut record {
         for grant in &grants {
-            record.remove(grant)?;
+            record.grants.remove(grant)?;
         }
     }
     firewall.revoke(&grants)?;

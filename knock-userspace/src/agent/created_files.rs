@@ -1,4 +1,4 @@
-//! What a start makes on the disk, and takes back if it fails.
+//! The files that a start makes on the disk, and removes if it fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,17 @@ use knock_keys::Folder;
 
 use crate::places::Places;
 
-/// What was not there before. The folder of keys is none of it: agents of several network
-/// namespaces may share one, and somebody may be about to put a key into it.
-pub(super) struct Unmade {
+/// Files and folders that were absent before the start. The folder of keys is not among them:
+/// agents of several network namespaces may share one, and the owner may be about to put a key into
+/// it.
+pub(super) struct CreatedFiles {
     newest: Option<PathBuf>,
     state: Option<PathBuf>,
     keys: PathBuf,
 }
 
-impl Unmade {
-    pub(super) fn of(keys: &Path, places: &Places) -> Self {
+impl CreatedFiles {
+    pub(super) fn before_start(keys: &Path, places: &Places) -> Self {
         Self {
             newest: Some(places.newest()).filter(|file| !file.exists()),
             state: Some(places.state.clone()).filter(|folder| !folder.exists()),
@@ -26,7 +27,7 @@ impl Unmade {
 
     /// Removes the newest times, but only while there is no key whose knocks they could tell
     /// apart, and the folder they lie in, if nothing else does.
-    pub(super) fn take_back(self) {
+    pub(super) fn remove(self) {
         if let Some(newest) = self.newest
             && Folder::new(&self.keys).is_empty()
         {
@@ -57,26 +58,26 @@ mod tests {
             if was_there {
                 fs::create_dir(&places.state).unwrap();
             }
-            let unmade = Unmade::of(&keys, &places);
+            let created = CreatedFiles::before_start(&keys, &places);
             fs::create_dir_all(&places.state).unwrap();
             fs::write(places.newest(), "times").unwrap();
-            unmade.take_back();
+            created.remove();
             assert_eq!(places.state.exists(), was_there);
             assert!(!places.newest().exists() && keys.exists());
         }
         fs::write(places.newest(), "older times").unwrap();
-        Unmade::of(&keys, &places).take_back();
+        CreatedFiles::before_start(&keys, &places).remove();
         assert!(places.newest().exists());
     }
 
     #[test]
     fn times_stay_where_there_are_keys() {
         let (_host, keys, places) = host();
-        let unmade = Unmade::of(&keys, &places);
+        let created = CreatedFiles::before_start(&keys, &places);
         fs::create_dir(&places.state).unwrap();
         fs::write(places.newest(), "times").unwrap();
         fs::write(Folder::new(&keys).file("laptop"), "a key").unwrap();
-        unmade.take_back();
+        created.remove();
         assert!(places.newest().exists());
     }
 }

@@ -1,14 +1,14 @@
-//! What systemd is told, if it started the agent (sd_notify(3)). Nothing happens elsewhere.
+//! Notifications to systemd, if it started the agent (sd_notify(3)). Elsewhere nothing happens.
 
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
-pub(super) struct Supervisor {
+pub(super) struct Systemd {
     watchdog: Option<Interval>,
 }
 
-impl Supervisor {
+impl Systemd {
     pub(super) fn new() -> Self {
         // Half of what the supervisor allows, as its manual advises.
         let watchdog =
@@ -21,37 +21,37 @@ impl Supervisor {
     }
 
     pub(super) fn ready(&self) {
-        tell(&[NotifyState::Ready]);
+        notify(&[NotifyState::Ready]);
     }
 
     pub(super) fn reloading(&self) {
         // `Type=notify-reload` wants to know when it began.
         let now = NotifyState::monotonic_usec_now();
         match now {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(_) => tell(&[NotifyState::Reloading]),
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(_) => notify(&[NotifyState::Reloading]),
         }
     }
 
     pub(super) fn stopping(&self) {
-        tell(&[NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
     }
 
-    /// Tells that the event loop goes round, each time it is due; for ever nothing where nobody
-    /// wants to know.
+    /// Notifies the watchdog that the event loop turns, each time that is due. Waits without end
+    /// where no watchdog runs. Cancel safe.
     pub(super) async fn watchdog(&mut self) {
         match &mut self.watchdog {
             Some(watchdog) => {
                 watchdog.tick().await;
-                tell(&[NotifyState::Watchdog]);
+                notify(&[NotifyState::Watchdog]);
             }
             None => std::future::pending().await,
         }
     }
 }
 
-fn tell(what: &[NotifyState<'_>]) {
+fn notify(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
-        warn!(%error, "the supervisor cannot be told");
+        warn!(%error, "systemd cannot be notified");
     }
 }

@@ -1,4 +1,4 @@
-//! What the agent gives up once it runs, so that whoever takes it over has little of it.
+//! The sandbox that a running agent enters, so that an attacker who takes it over gains little.
 
 use std::path::Path;
 
@@ -16,12 +16,12 @@ use crate::syscalls;
 
 /// Gives up all capabilities but those that loading programs and changing tables takes, the
 /// file system but for its own folders, the config and what the kernel shows, and most system
-/// calls. Threads that are started later inherit all of it.
+/// calls. Threads that are started later inherit the sandbox.
 ///
 /// # Errors
 ///
 /// If the kernel refuses. That a kernel has no Landlock is no error.
-pub(super) fn confine(options: &Options, policy: &Policy) -> Result<(), AgentError> {
+pub(super) fn enter(options: &Options, policy: &Policy) -> Result<(), AgentError> {
     // Not sooner: what it may not dump, an agent with a user of its own may not look at in
     // `/proc/self` either, and its start needs that.
     knock_keys::no_core_dumps();

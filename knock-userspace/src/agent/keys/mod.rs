@@ -1,0 +1,262 @@
+//! The keys of devices: what their folder holds, which of their sequences are alive, and the
+//! judgement of knocks that were made with them.
+
+mod folder_watch;
+mod knocks;
+mod sync;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use knock_common::event::Event;
+use knock_common::sealed::{Gate, SealedEvent};
+use knock_detector::MAX_KEYS;
+use knock_keys::{Folder, Newest, create_private, slot_of, until_next_slot};
+use knock_policy::compile::{LiveSequence, Served, taken};
+use knock_policy::{Method, Policy};
+use tracing::{error, info, warn};
+
+pub(super) use self::folder_watch::FolderWatch;
+pub(super) use self::knocks::Judged;
+use super::clock;
+use crate::keyring::{Admission, Denial, Keyring, Misfit, ReplayStore, misfits};
+use crate::places::Places;
+
+/// How long changes of files are waited for once one has changed: several may come at once.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// The keys that the agent knows.
+pub(super) struct Keys {
+    /// `None` while no door takes keyed knocks.
+    ring: Option<Keyring>,
+    folder: PathBuf,
+    window: Duration,
+    /// When the folder is to be read again.
+    reread: Option<Instant>,
+    /// Problems of its files at the last reading.
+    complaints: HashSet<String>,
+    /// Doors of keys that open nothing under the config.
+    misfits: BTreeSet<Misfit>,
+    /// Whether the trie has sequences of keys.
+    has_sequences: bool,
+    /// The slot for which they were computed.
+    slot: u64,
+    /// Whether this process found the replay store lost.
+    replay_state_lost: bool,
+    /// The newest time that was too far ahead when the log last said so.
+    logged_ahead: Option<u64>,
+    /// How many keyed knocks had each result.
+    results: BTreeMap<&'static str, u64>,
+}
+
+impl Keys {
+    /// Reads the keys, if a door of `policy` asks for any.
+    pub(super) fn open(policy: &Policy, places: &Places) -> Self {
+        let mut keys = Self {
+            ring: None,
+            folder: policy.keys.clone(),
+            window: policy.clock_window,
+            reread: None,
+            complaints: HashSet::new(),
+            misfits: BTreeSet::new(),
+            has_sequences: false,
+            slot: 0,
+            replay_state_lost: false,
+            logged_ahead: None,
+            results: BTreeMap::new(),
+        };
+        if !wanted(policy) {
+            // A later policy may ask for keys, and this process cannot make the folder then.
+            let _ = std::fs::DirBuilder::new().recursive(true).create(&places.state);
+            return keys;
+        }
+        if let Err(error) = create_private(&keys.folder) {
+            warn!(%error, folder = %keys.folder.display(), "the folder of keys is not there");
+        }
+        if Folder::new(&keys.folder).is_empty() {
+            // Without keys, nothing can have been lost.
+            let _ = ReplayStore::found(&places.newest());
+        }
+        let lost = Newest::lost(clock::wall_ns(), policy.clock_window).0;
+        let (replay_store, problem) = ReplayStore::open(&places.newest(), lost);
+        if let Some(problem) = problem {
+            keys.replay_state_lost = true;
+            let window = humantime::format_duration(policy.clock_window);
+            warn!(
+                %problem,
+                "replay state lost; refusing keyed knocks for {window}"
+            );
+        }
+        keys.ring = Some(Keyring::new(Vec::new(), replay_store, policy.clock_window));
+        keys.read();
+        keys.look_for_misfits(policy);
+        keys
+    }
+
+    /// Logs, once for each, the doors that keys know otherwise than `policy` does.
+    pub(super) fn look_for_misfits(&mut self, policy: &Policy) {
+        let mut found = BTreeMap::new();
+        for key in self.ring.iter().flat_map(Keyring::keys) {
+            for misfit in misfits(key, policy) {
+                let (count, _) = found.entry(misfit).or_insert((0_usize, &key.name));
+                *count += 1;
+            }
+        }
+        for (misfit, (count, first)) in &found {
+            if !self.misfits.contains(misfit) {
+                warn!(
+                    problem = %misfit, keys = count, first = first.as_str(),
+                    "keys that open nothing there: remove them and add them anew"
+                );
+            }
+        }
+        self.misfits = found.into_keys().collect();
+    }
+
+    /// Whether these are the keys that `policy` asks for.
+    pub(super) fn fit(&self, policy: &Policy) -> bool {
+        self.ring.is_some() == wanted(policy)
+            && self.folder == policy.keys
+            && self.window == policy.clock_window
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ring.as_ref().map_or(0, Keyring::len)
+    }
+
+    /// Returns how many keyed knocks had each result, by name.
+    pub(super) fn results(&self) -> impl Iterator<Item = (String, u64)> {
+        self.results.iter().map(|(name, count)| (format!("key_{name}"), *count))
+    }
+
+    /// Counts the result of a keyed knock.
+    pub(super) fn count(&mut self, name: &'static str) {
+        *self.results.entry(name).or_default() += 1;
+    }
+
+    /// Reads all key files. The log names each problem once.
+    pub(super) fn read(&mut self) {
+        self.reread = None;
+        let Some(ring) = &mut self.ring else { return };
+        let (mut keys, errors) = Folder::new(&self.folder).read_all();
+        // A key that is being rotated has two.
+        let most = MAX_KEYS / 2;
+        if keys.len() > most {
+            error!(keys = keys.len(), most, "too many keys; those that come last are left out");
+            keys.truncate(most);
+        }
+        let complaints: HashSet<_> = errors.iter().map(ToString::to_string).collect();
+        for complaint in complaints.difference(&self.complaints) {
+            error!(problem = complaint, "a key is refused");
+        }
+        let refused = complaints.len();
+        self.complaints = complaints;
+        ring.replace(keys, self.window);
+        ring.forget_old(clock::wall_ns());
+        info!(keys = ring.len(), refused, "keys read");
+    }
+
+    /// Computes the sequences that are alive now, and notes their slot.
+    pub(super) fn refresh_sequences(
+        &mut self,
+        policy: &Policy,
+        served: &Served,
+    ) -> Vec<LiveSequence> {
+        let Some(ring) = &mut self.ring else { return Vec::new() };
+        let now_ns = clock::wall_ns();
+        let live = ring.live_sequences(policy, &taken(policy, served), now_ns);
+        self.slot = slot_of(now_ns);
+        self.has_sequences = !live.is_empty();
+        live
+    }
+
+    /// Marks the sequences stale, because the detector has not become what they were computed for.
+    /// They are computed anew on the next turn of the event loop.
+    pub(super) fn mark_stale(&mut self) {
+        self.has_sequences = true;
+        self.reread = Some(Instant::now());
+    }
+
+    /// Has the folder read again soon, because a file in it has changed. More may follow at once.
+    pub(super) fn read_soon(&mut self) {
+        self.reread = Some(Instant::now() + TOGETHER);
+    }
+
+    /// Reads the folder again if that is due.
+    pub(super) fn read_if_due(&mut self, policy: &Policy) {
+        if self.reread.is_some_and(|at| at <= Instant::now()) {
+            self.read();
+            self.look_for_misfits(policy);
+        }
+    }
+
+    /// Whether the detector's sequences must be renewed: there are some, or there were some.
+    pub(super) fn need_sequences(&self, policy: &Policy) -> bool {
+        self.has_sequences || self.ring.as_ref().is_some_and(|ring| ring.rolls(policy))
+    }
+
+    /// Returns the slot for which the sequences were computed.
+    pub(super) const fn slot(&self) -> u64 {
+        self.slot
+    }
+
+    /// Takes note that the wall clock was set, or that the host has slept. If the replay store was
+    /// lost, the clock may have been wrong when its floor was chosen.
+    pub(super) fn clock_was_set(&mut self) {
+        if self.replay_state_lost
+            && let Some(ring) = &mut self.ring
+        {
+            ring.lost_until(clock::wall_ns());
+        }
+    }
+
+    /// Returns how long it is until keys must be renewed: a slot begins, a key ends, or files have
+    /// changed.
+    pub(super) fn due(&self, policy: &Policy) -> Option<Duration> {
+        let ring = self.ring.as_ref()?;
+        let now_ns = clock::wall_ns();
+        let end = ring.next_end(clock::wall_s()).map(|end_s| {
+            Duration::from_nanos(end_s.saturating_mul(1_000_000_000).saturating_sub(now_ns))
+        });
+        // A slot may have begun while the sequences of the one before were being written.
+        let slot = ring.rolls(policy).then(|| match slot_of(now_ns) == self.slot {
+            true => until_next_slot(now_ns),
+            false => Duration::ZERO,
+        });
+        let reread = self.reread.map(|at| at.saturating_duration_since(Instant::now()));
+        [end, slot, reread].into_iter().flatten().min()
+    }
+
+    /// Judges a completed sequence. Returns `None` if it is not a key's. If it is, its slot is used
+    /// up on disk when this returns.
+    pub(super) fn judge_sequence(
+        &mut self,
+        event: &Event,
+        policy: &Policy,
+    ) -> Option<Result<Admission, Denial>> {
+        let ring = self.ring.as_mut()?;
+        ring.roll(event.door, IpAddr::from(event.source), policy, clock::wall_ns())
+    }
+
+    /// Judges a sealed knock. Returns `None` if no door takes any. If it counts, its time is used up
+    /// on disk when this returns.
+    pub(super) fn judge_sealed(
+        &mut self,
+        event: &SealedEvent,
+        policy: &Policy,
+    ) -> Option<Result<Admission, Denial>> {
+        Some(self.ring.as_mut()?.open(event, policy, clock::wall_ns()))
+    }
+
+    /// Returns how packets with the key of `event` are checked from now on, if that key is alive.
+    pub(super) fn gate_of(&self, event: &SealedEvent) -> Option<(u64, Gate)> {
+        self.ring.as_ref()?.gate_of(event, clock::wall_s())
+    }
+}
+
+/// Whether any door of `policy` takes keyed knocks.
+fn wanted(policy: &Policy) -> bool {
+    policy.doors.iter().any(|door| door.method != Method::Sequence)
+}

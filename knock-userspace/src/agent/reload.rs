@@ -1,0 +1,169 @@
+//! Applies a reloaded policy without dropping knocks in progress.
+
+use knock_control::{Caller, Fault, Problem};
+use knock_firewall::Ruleset;
+use knock_policy::{Mode, Policy, lockout};
+use tracing::{error, info};
+
+use super::active_policy::ActivePolicy;
+use super::enforcement::Enforcement;
+use super::keys::{FolderWatch, Keys};
+use super::watcher::{self, Change};
+use super::{Agent, AgentError};
+use crate::interfaces::Interface;
+
+/// A policy that can take the place of the one that holds. The guard does not know it yet.
+struct Prepared {
+    policy: ActivePolicy,
+    enforcement: Enforcement,
+    present: Vec<Interface>,
+    key_folder: FolderWatch,
+    /// Other keys, if the policy asks for others.
+    keys: Option<Keys>,
+    change: Change,
+}
+
+impl Agent {
+    /// Reloads after SIGHUP. Errors go to the log, because no caller waits for an answer.
+    pub(super) async fn reload_on_signal(&mut self) {
+        if let Err(problem) = self.reload(&Caller::default()).await {
+            error!(error = problem.error, "not reloaded; the old policy stays");
+        }
+    }
+
+    /// Reads the config and acts on it from now on. If it is wrong, nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// If the config is wrong, would lock the caller out, or the kernel refuses.
+    pub(super) async fn reload(&mut self, caller: &Caller) -> Result<String, Problem> {
+        self.systemd.reloading();
+        let result = self.try_reload(caller).await;
+        self.systemd.ready();
+        result
+    }
+
+    async fn try_reload(&mut self, caller: &Caller) -> Result<String, Problem> {
+        let policy =
+            (self.options.reread)().map_err(|error| Problem::new(Fault::Request, error))?;
+        // A confirmed trial goes on under a config that observes.
+        let enforcement = self.enforcement.after_reload(policy.mode);
+        if enforcement.mode(policy.mode) == Mode::Enforce {
+            self.refuse_lockout(&policy, caller)?;
+        }
+        let doors = policy.doors.len();
+        match self.change_policy(policy, enforcement).await {
+            Ok(revoked) => {
+                info!(doors, revoked, "reloaded");
+                Ok(format!("{doors} doors; {revoked} grants ended"))
+            }
+            Err(error) => Err(Problem::new(Fault::Agent, error)),
+        }
+    }
+
+    /// Refuses to enforce `policy` if the caller could not come back, unless they insist.
+    ///
+    /// # Errors
+    ///
+    /// If they could not.
+    pub(super) fn refuse_lockout(&self, policy: &Policy, caller: &Caller) -> Result<(), Problem> {
+        if caller.force {
+            return Ok(());
+        }
+        let granted = |grant: &_| self.ledger.until(grant).is_some();
+        lockout::check(policy, caller.session.as_ref(), granted)
+            .map_err(|error| Problem::new(Fault::LockOut, error))
+    }
+
+    /// Returns how many grants were ended, because no door gives them any more.
+    async fn change_policy(
+        &mut self,
+        policy: Policy,
+        enforcement: Enforcement,
+    ) -> Result<usize, AgentError> {
+        let prepared = self.prepare(ActivePolicy::new(policy), enforcement).await?;
+        match self.install(&prepared).await {
+            // The point of no return: the table is the new policy's. What fails from here on is
+            // logged, because to go back would open and close ports at random.
+            Ok(()) => Ok(self.commit(prepared).await),
+            Err(error) => {
+                self.watcher.abandon(prepared.change)?;
+                self.keys.mark_stale();
+                Err(error)
+            }
+        }
+    }
+
+    /// Does everything that can fail and be taken back.
+    async fn prepare(
+        &mut self,
+        policy: ActivePolicy,
+        enforcement: Enforcement,
+    ) -> Result<Prepared, AgentError> {
+        if policy.interfaces.is_empty() {
+            return Err(AgentError::NoInterface);
+        }
+        let present = self.sources.interfaces.list().await?;
+        self.watcher.refuse_occupied(&policy, &present)?;
+        // First the watch, then the keys: no change of a file falls in between.
+        let key_folder = FolderWatch::open(&policy);
+        let mut keys = (!self.keys.fit(&policy)).then(|| Keys::open(&policy, &self.options.places));
+        if keys.is_none() {
+            // The owner may have changed them and not been heard.
+            self.keys.read();
+        }
+        let new_keys = keys.as_mut().unwrap_or(&mut self.keys);
+        let compiled = self.watcher.compile(&policy, new_keys, self.state.get())?;
+        // The next agent must not give away identifiers that the kernel is about to learn.
+        self.state.update(|state| state.next_node = compiled.trie.next().0)?;
+        let settings = watcher::settings(&policy, self.state.get(), self.options.trace_kernel);
+        match self.watcher.prepare(compiled, settings) {
+            Ok(change) => Ok(Prepared { policy, enforcement, present, key_folder, keys, change }),
+            Err(error) => {
+                self.keys.mark_stale();
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the guard follow the new policy, in one transaction.
+    async fn install(&mut self, prepared: &Prepared) -> Result<(), AgentError> {
+        let Self { table, policy, ledger, .. } = self;
+        // The log shows grants of the old policy by its names.
+        table.flush(policy, ledger).await;
+        let conntrack = table.conntrack_in_use(policy, ledger).await?;
+        let ruleset = Ruleset::of(&prepared.policy, conntrack);
+        Ok(table.install(ruleset, prepared.enforcement, policy, ledger).await?)
+    }
+
+    /// Makes everything else follow the guard. Returns how many grants were ended.
+    async fn commit(&mut self, prepared: Prepared) -> usize {
+        let Prepared { policy, enforcement, present, key_folder, keys, change } = prepared;
+        self.policy = policy;
+        self.enforcement = enforcement;
+        let confirmed = u32::from(enforcement.is_confirmed());
+        if let Err(error) = self.state.update(|state| state.confirmed = confirmed) {
+            error!(%error, "the next agent may take the trial for confirmed");
+        }
+        self.sources.key_folder = key_folder;
+        match keys {
+            Some(keys) => self.keys = keys,
+            None => self.keys.look_for_misfits(&self.policy),
+        }
+        // Sequences and keys together: a key must not open a door by the config before.
+        let applied = self.watcher.apply(change, &mut self.keys);
+        let synced = self.watcher.sync_keys(&mut self.keys).map_err(AgentError::from);
+        if let Err(error) = applied.and(synced) {
+            error!(%error, "the new policy holds, but the detector could not follow in all");
+        }
+        self.watcher.follow(&self.policy, &present);
+        watcher::log_awaited(&self.policy, &present);
+        // Last: a door that moved to another name gives its grants again before they are ended.
+        let lost = self.ledger.no_longer_allowed(&self.policy);
+        if let Err(error) = self.revoke(&lost).await {
+            error!(%error, "grants of doors that are gone could not be ended in the table");
+            self.table.retry_soon();
+        }
+        lost.len()
+    }
+}

@@ -1,0 +1,38 @@
+//! Takes over the grants of the agent before this one.
+
+use knock_detector::DetectorError;
+use knock_firewall::TimedGrant;
+use knock_policy::{Door, Grant};
+
+use crate::agent::active_policy::ActivePolicy;
+use crate::agent::clock;
+use crate::agent::grants::Running;
+use crate::agent::ledger::GrantLedger;
+use crate::agent::table::Held;
+
+/// Fills `ledger` with the grants on record that still run. Returns those that no door gives any
+/// more: they are off the record, and the table must lose them.
+///
+/// # Errors
+///
+/// If the record cannot be read.
+pub(super) fn adopt(
+    ledger: &mut GrantLedger,
+    policy: &ActivePolicy,
+    held: &Held,
+    is_first: bool,
+) -> Result<Vec<(Grant, Running)>, DetectorError> {
+    ledger.adopt_recorded(clock::since_boot())?;
+    for &TimedGrant { grant, lasts } in held.grants() {
+        // What is not on record was put there by another tool, unless there was no record: after
+        // an agent of another layout, or one that could not pin.
+        if !is_first || ledger.until(&grant).is_some() {
+            continue;
+        }
+        let giver = policy.doors.iter().find(|door| door.opens.contains(&grant.service));
+        let Some(door) = giver.map(Door::id) else { continue };
+        ledger.adopt(grant, Running { door, until: held.read_at().saturating_add(lasts) });
+    }
+    let lost = ledger.no_longer_allowed(policy);
+    Ok(lost.into_iter().filter_map(|grant| Some((grant, ledger.end(grant)?))).collect())
+}

@@ -1,0 +1,447 @@
+//! The agent's side of the table `inet xknock`: what it should hold, and the one way to change it.
+//!
+//! At most one transaction with grants is under way, on a thread of its own: a large one takes
+//! hundreds of milliseconds, and the event loop goes on reading knocks meanwhile. Everything else
+//! waits for it first and then runs on the event loop, because it is short or because nothing may
+//! happen before it is done.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use knock_firewall::{Culprit, Firewall, FirewallError, Ruleset, Status, TimedGrant};
+use knock_policy::{Grant, Mode};
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
+
+use super::active_policy::ActivePolicy;
+use super::clock;
+use super::enforcement::Enforcement;
+use super::grants::Earned;
+use super::ledger::GrantLedger;
+
+/// How often the kernel is asked again if it refuses to restore the table.
+const TRIES: u32 = 5;
+/// How long the agent waits before that.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long it waits when all of that was in vain: long enough not to keep a kernel busy that has
+/// no memory left.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The table, and what the agent wants it to hold.
+pub(super) struct Table {
+    /// Locked by the transaction that is under way.
+    firewall: Arc<Mutex<Firewall>>,
+    transaction: Option<JoinHandle<Transacted>>,
+    /// The ruleset of the policy. What [`Enforcement`] adds is worked out when it is installed.
+    ruleset: Ruleset,
+    /// How often the table was restored.
+    restored: u64,
+    /// When to look at the table once more, counted from boot.
+    retry_at: Option<Duration>,
+}
+
+/// The result of a transaction with grants.
+pub(super) struct Transacted {
+    earned: Vec<Earned>,
+    result: Result<(), FirewallError>,
+    /// When the times of its elements were worked out, counted from boot. They run from the moment
+    /// at which the kernel has them.
+    begun: Duration,
+}
+
+/// What the kernel's table held at a moment.
+pub(super) struct Held {
+    status: Result<Option<Status>, FirewallError>,
+    /// When it was read, counted from boot.
+    read_at: Duration,
+}
+
+impl Held {
+    /// Asks the kernel.
+    pub(super) fn read(firewall: &mut Firewall) -> Self {
+        let read_at = clock::since_boot();
+        Self { status: firewall.status(), read_at }
+    }
+
+    /// Whether there was no table.
+    pub(super) const fn is_absent(&self) -> bool {
+        matches!(self.status, Ok(None))
+    }
+
+    /// Returns the grants that were there, with the time that remained when they were read.
+    pub(super) fn grants(&self) -> &[TimedGrant] {
+        match &self.status {
+            Ok(Some(status)) => &status.grants,
+            Ok(None) | Err(_) => &[],
+        }
+    }
+
+    /// Returns when the table was read, counted from boot.
+    pub(super) const fn read_at(&self) -> Duration {
+        self.read_at
+    }
+
+    /// Returns the end of a trial that the table held, counted from boot.
+    pub(super) fn trial_end(&self) -> Option<Duration> {
+        let status = self.status.as_ref().ok()?.as_ref()?;
+        Some(self.read_at + status.trial?)
+    }
+}
+
+/// What it took to make the table whole.
+pub(super) struct Completed {
+    /// The grants that were put into it.
+    pub(super) grants: Vec<Grant>,
+    /// Why it was made anew, if it was.
+    pub(super) made_anew: Option<String>,
+}
+
+impl Completed {
+    fn new(grants: &[TimedGrant], made_anew: Option<String>) -> Self {
+        Self { grants: grants.iter().map(|timed| timed.grant).collect(), made_anew }
+    }
+}
+
+/// Returns `ruleset` as `enforcement` wants it at this moment.
+fn enforced(ruleset: &Ruleset, enforcement: Enforcement) -> Ruleset {
+    Ruleset {
+        mode: enforcement.mode(ruleset.mode),
+        // Worked out last, so that the kernel ends the trial when it was said to end.
+        trial: enforcement.trial_left(clock::since_boot()),
+        ..ruleset.clone()
+    }
+}
+
+impl Table {
+    /// Takes over the firewall. The kernel's table stays as it is until [`Table::complete`].
+    pub(super) fn new(firewall: Firewall, ruleset: Ruleset) -> Self {
+        Self {
+            firewall: Arc::new(Mutex::new(firewall)),
+            transaction: None,
+            ruleset,
+            restored: 0,
+            retry_at: None,
+        }
+    }
+
+    /// Makes the kernel's table, of which `held` was read, hold the ruleset and the grants of
+    /// `ledger`, and no grant that nobody has earned. No transaction may be under way.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses. The table is as it was then.
+    pub(super) fn complete(
+        &self,
+        held: &Held,
+        enforcement: Enforcement,
+        ledger: &GrantLedger,
+    ) -> Result<Completed, FirewallError> {
+        let mut firewall = lock(&self.firewall);
+        let completed = self.make_whole(&mut firewall, held, enforcement, ledger)?;
+        firewall.revoke(&ledger.unearned(held.grants()))?;
+        Ok(completed)
+    }
+
+    fn make_whole(
+        &self,
+        firewall: &mut Firewall,
+        held: &Held,
+        enforcement: Enforcement,
+        ledger: &GrantLedger,
+    ) -> Result<Completed, FirewallError> {
+        let ruleset = || enforced(&self.ruleset, enforcement);
+        let missing = ledger.missing(held.grants(), held.read_at);
+        let damage = match &held.status {
+            Err(error) => error.to_string(),
+            Ok(_) => match firewall.install(&ruleset(), &missing) {
+                Ok(()) => return Ok(Completed::new(&missing, None)),
+                Err(error) => error.to_string(),
+            },
+        };
+        // Another tool has left only a part of it, or something that cannot become what it should.
+        let all = ledger.missing(&[], held.read_at);
+        firewall.install_anew(&ruleset(), &all)?;
+        Ok(Completed::new(&all, Some(damage)))
+    }
+
+    /// Begins a transaction for the grants that wait, unless one is under way.
+    pub(super) fn submit_pending(&mut self, ledger: &mut GrantLedger) {
+        if self.transaction.is_some() || ledger.pending() == 0 {
+            return;
+        }
+        let earned = ledger.next_batch();
+        let firewall = Arc::clone(&self.firewall);
+        self.transaction = Some(tokio::task::spawn_blocking(move || {
+            let mut firewall = lock(&firewall);
+            let begun = clock::since_boot();
+            let timed: Vec<_> = earned
+                .iter()
+                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.saturating_sub(begun) })
+                .collect();
+            let result = firewall.grant(&timed);
+            Transacted { earned, result, begun }
+        }));
+    }
+
+    /// Waits for the transaction under way, without end if there is none. Its result must go to
+    /// [`Table::finish_transaction`]. Cancel safe.
+    pub(super) async fn transacted(&mut self) -> Transacted {
+        let Some(handle) = &mut self.transaction else { return std::future::pending().await };
+        match handle.await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Notes in the ledger what a transaction has done.
+    pub(super) fn finish_transaction(
+        &mut self,
+        Transacted { earned, result, begun }: Transacted,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) {
+        self.transaction = None;
+        match result {
+            Ok(()) => {}
+            // The table is being restored, and what is on record comes with it.
+            Err(FirewallError::NoTable) => {}
+            // The same, only that the restoration has not begun.
+            Err(error) if error.is_full() => self.retry_at = Some(clock::since_boot()),
+            Err(error) => {
+                if !matches!(error, FirewallError::Refused { .. }) {
+                    // The kernel may have taken it or not.
+                    self.retry_soon();
+                }
+                return ledger.undo(policy, earned, &error);
+            }
+        }
+        ledger.granted(policy, earned, begun);
+    }
+
+    /// Returns the firewall once the transaction under way is through.
+    async fn idle(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) -> Idle<'_> {
+        if self.transaction.is_some() {
+            let transacted = self.transacted().await;
+            self.finish_transaction(transacted, policy, ledger);
+        }
+        Idle(lock(&self.firewall))
+    }
+
+    /// Waits until every earned grant is in the table.
+    pub(super) async fn flush(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) {
+        loop {
+            self.submit_pending(ledger);
+            if self.transaction.is_none() {
+                return;
+            }
+            let transacted = self.transacted().await;
+            self.finish_transaction(transacted, policy, ledger);
+        }
+    }
+
+    /// Ends grants before their time, on record and in the table.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses. They are off the record all the same.
+    pub(super) async fn revoke(
+        &mut self,
+        grants: &[Grant],
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) -> Result<(), FirewallError> {
+        // What waits would come back into the table after its end.
+        self.flush(policy, ledger).await;
+        // Off the record first: if this agent is killed now, the next one must not restore them.
+        let ended: Vec<_> =
+            grants.iter().filter_map(|grant| Some((*grant, ledger.end(*grant)?))).collect();
+        match self.idle(policy, ledger).await.0.revoke(grants) {
+            // Without a table, it is being restored without them.
+            Ok(()) | Err(FirewallError::NoTable) => {}
+            Err(error) => return Err(error),
+        }
+        for (grant, running) in ended {
+            ledger.closed(policy, grant, running);
+        }
+        Ok(())
+    }
+
+    /// Gives every grant the time that remains to it, and ends those whose time is over: the
+    /// kernel's timeouts stand still while the host sleeps.
+    pub(super) async fn renew_times(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) {
+        let overdue = ledger.overdue(clock::since_boot());
+        if !overdue.is_empty()
+            && let Err(error) = self.revoke(&overdue, policy, ledger).await
+        {
+            error!(%error, "grants whose time is over could not be ended");
+        }
+        let mut firewall = self.idle(policy, ledger).await;
+        let now = clock::since_boot();
+        let left = |(grant, running): (Grant, super::grants::Running)| TimedGrant {
+            grant,
+            lasts: running.until.saturating_sub(now),
+        };
+        let running: Vec<_> = ledger.iter().map(left).collect();
+        let granted = firewall.0.grant(&running);
+        drop(firewall);
+        if let Err(error) = granted {
+            error!(%error, "grants may outlive their time by as long as the host slept");
+            self.retry_soon();
+        }
+        ledger.set_all_timers(now);
+    }
+
+    /// Restores the table with all running grants, because `culprit` changed it.
+    pub(super) async fn restore(
+        &mut self,
+        culprit: &Culprit,
+        enforcement: Enforcement,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) {
+        let started = Instant::now();
+        for attempt in 1..=TRIES {
+            match self.put_back(enforcement, policy, ledger).await {
+                Ok(grants) => {
+                    self.restored += 1;
+                    let took = started.elapsed().as_secs_f64() * 1000.0;
+                    let took = format!("{took:.1}");
+                    warn!(by = %culprit, grants, took_ms = took, "restored what was changed in the table inet xknock");
+                    return;
+                }
+                Err(error) if attempt == TRIES => {
+                    error!(by = %culprit, %error, "the table was changed and cannot be restored: ports may be open; trying again");
+                    self.retry_soon();
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Returns how many grants were missing.
+    async fn put_back(
+        &mut self,
+        enforcement: Enforcement,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) -> Result<usize, FirewallError> {
+        let held = Held::read(&mut self.idle(policy, ledger).await.0);
+        let begun = clock::since_boot();
+        let completed = self.complete(&held, enforcement, ledger)?;
+        // Only their elements are new. A large table must not cost a timer for each of the others.
+        ledger.set_timers(&completed.grants, begun);
+        Ok(completed.grants.len())
+    }
+
+    /// Has the table looked at once more, in a while.
+    pub(super) fn retry_soon(&mut self) {
+        self.retry_at = Some(clock::since_boot() + RETRY);
+    }
+
+    /// Returns when to look at the table once more, counted from boot.
+    pub(super) const fn retry_at(&self) -> Option<Duration> {
+        self.retry_at
+    }
+
+    /// Forgets that the table is to be looked at once more: that happens now.
+    pub(super) const fn retrying(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Installs the ruleset of another policy, or another enforcement of the same.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses. The table holds what it held then.
+    pub(super) async fn install(
+        &mut self,
+        ruleset: Ruleset,
+        enforcement: Enforcement,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) -> Result<(), FirewallError> {
+        let mut firewall = self.idle(policy, ledger).await;
+        firewall.0.install(&enforced(&ruleset, enforcement), &[])?;
+        drop(firewall);
+        self.ruleset = ruleset;
+        Ok(())
+    }
+
+    /// Installs the same ruleset under another enforcement.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses. The table holds what it held then.
+    pub(super) async fn enforce(
+        &mut self,
+        enforcement: Enforcement,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) -> Result<(), FirewallError> {
+        self.install(self.ruleset.clone(), enforcement, policy, ledger).await
+    }
+
+    /// Reads the table. Returns `None` if it is absent.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked, or its answer was not understood.
+    pub(super) async fn status(
+        &mut self,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) -> Result<Option<Status>, FirewallError> {
+        self.idle(policy, ledger).await.0.status()
+    }
+
+    /// Whether connection tracking is in use on this host.
+    ///
+    /// # Errors
+    ///
+    /// If rules or files under `/proc` cannot be read.
+    pub(super) async fn conntrack_in_use(
+        &mut self,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) -> Result<bool, FirewallError> {
+        self.idle(policy, ledger).await.0.conntrack_in_use()
+    }
+
+    /// Waits for the transaction under way.
+    pub(super) async fn settle(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) {
+        self.idle(policy, ledger).await;
+    }
+
+    /// Removes the table. No transaction may be under way.
+    pub(super) fn remove(&self) {
+        if let Err(error) = lock(&self.firewall).remove() {
+            error!(%error, "the table could not be removed");
+        }
+    }
+
+    /// Returns the ruleset of the policy.
+    pub(super) const fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    /// Returns the mode in which the guard is at this moment.
+    pub(super) const fn mode(&self, enforcement: Enforcement) -> Mode {
+        match enforcement {
+            Enforcement::Trial { .. } => Mode::Enforce,
+            Enforcement::Configured | Enforcement::Confirmed => enforcement.mode(self.ruleset.mode),
+        }
+    }
+
+    /// Returns how often the table was restored.
+    pub(super) const fn restored(&self) -> u64 {
+        self.restored
+    }
+}
+
+/// The firewall while no transaction is under way.
+struct Idle<'a>(MutexGuard<'a, Firewall>);
+
+/// A transaction that panicked has left the kernel as it was or as it should be: it is one message.
+fn lock(firewall: &Mutex<Firewall>) -> MutexGuard<'_, Firewall> {
+    firewall.lock().unwrap_or_else(PoisonError::into_inner)
+}
