@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use knock_common::LAYOUT;
-use knock_firewall::{Firewall, Status};
+use knock_firewall::{Firewall, Status, since_boot};
 use knock_tests::agent::program;
 use knock_tests::process::{seconds, slowness};
 use knock_tests::services::{Echo, eventually, tcp_open};
@@ -67,8 +67,8 @@ impl Promise {
     /// The same for a trial, of which agent and kernel must say the same.
     fn assert_trial(&self, host: &Host) {
         let asked = Instant::now();
-        let left = table(host).trial.expect("a trial in the table");
-        self.assert_kept("the table", asked, left);
+        let left = table(host).trial_until.expect("a trial in the table");
+        self.assert_kept("the table", asked, left - since_boot());
         let asked = Instant::now();
         let status: Value = serde_json::from_str(&verb(host, &["status", "--json"])).expect("JSON");
         let left = status["trial_seconds"].as_f64().expect("a trial");
@@ -116,7 +116,8 @@ fn a_grant_that_only_the_table_knows_is_no_longer_for_a_slow_start() {
     let next = slow(&lab.server, config);
     let asked = Instant::now();
     let held = table(&lab.server).grants;
-    promise.assert_kept("the table", asked, held.first().expect("a grant").lasts);
+    let left = held.first().expect("a grant").until - since_boot();
+    promise.assert_kept("the table", asked, left);
     let asked = Instant::now();
     let grants: Value =
         serde_json::from_str(&verb(&lab.server, &["grants", "--json"])).expect("JSON");
