@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
+pub(super) use knock_firewall::since_boot;
 use nix::time::{ClockId, clock_gettime};
-
-/// Returns the time since boot, which goes on while the host sleeps. It cannot be set, so no grant
-/// ends sooner or later because the wall clock was.
-pub(super) fn since_boot() -> Duration {
-    read(ClockId::CLOCK_BOOTTIME)
-}
 
 /// Returns the time on the clock of events.
 pub(super) fn monotonic() -> Duration {

@@ -82,11 +82,12 @@ impl Enforcement {
     ///
     /// # Errors
     ///
-    /// If nothing is being tried.
-    pub(super) const fn confirmed(self) -> Result<Self, Denied> {
-        match self {
-            Self::Trial { .. } => Ok(Self::Confirmed),
-            Self::Configured | Self::Confirmed => Err(Denied::NoTrial),
+    /// If nothing is being tried at `now`. A trial whose time is over has ended in the kernel, even
+    /// if its end is not noted yet.
+    pub(super) fn confirmed(self, now: Duration) -> Result<Self, Denied> {
+        match self.trial_left(now) {
+            Some(_) => Ok(Self::Confirmed),
+            None => Err(Denied::NoTrial),
         }
     }
 
@@ -106,7 +107,15 @@ impl Enforcement {
         }
     }
 
-    /// Returns the end of a running trial, counted from boot.
+    /// Returns the guard's mode at `now`.
+    pub(super) fn mode_at(self, configured: Mode, now: Duration) -> Mode {
+        match self.trial_left(now) {
+            Some(_) => Mode::Enforce,
+            None => self.mode(configured),
+        }
+    }
+
+    /// Returns the end of a trial, counted from boot.
     pub(super) const fn trial_end(self) -> Option<Duration> {
         match self {
             Self::Trial { until } => Some(until),
@@ -207,7 +216,7 @@ mod tests {
             ),
         ] {
             assert_eq!(state.tried(configured, LATER), tried, "try in {state:?}");
-            assert_eq!(state.confirmed(), confirmed, "confirm in {state:?}");
+            assert_eq!(state.confirmed(NOW), confirmed, "confirm in {state:?}");
             assert_eq!(state.after_trial(), over, "the time is over in {state:?}");
             let reload = [Mode::Observe, Mode::Enforce].map(|mode| state.after_reload(mode));
             assert_eq!(reload, reloaded, "reload in {state:?}");
@@ -215,6 +224,13 @@ mod tests {
             assert_eq!(state.trial_left(NOW), left, "time left of {state:?}");
             assert_eq!(state.is_confirmed(), state == Confirmed);
         }
-        assert_eq!(TRIAL.trial_left(END), None, "a trial that is over leaves no time");
+    }
+
+    #[test]
+    fn a_trial_whose_time_is_over_counts_for_nothing_although_its_end_is_not_noted() {
+        assert_eq!(TRIAL.mode_at(Mode::Observe, NOW), Mode::Enforce);
+        assert_eq!(TRIAL.mode_at(Mode::Observe, END), Mode::Observe);
+        assert_eq!(TRIAL.trial_left(END), None);
+        assert_eq!(TRIAL.confirmed(END), Err(Denied::NoTrial));
     }
 }

@@ -127,7 +127,8 @@ impl Agent {
             Event::InterfacesChanged => self.follow_interfaces().await,
             Event::Call(call) => self.answer(call).await,
             Event::ClockJumped => {
-                self.table.renew_times(&self.policy, &mut self.ledger).await;
+                let Self { table, enforcement, policy, ledger, .. } = &mut *self;
+                table.renew_times(*enforcement, policy, ledger).await;
                 self.keys.clock_was_set();
                 self.renew_keys();
             }

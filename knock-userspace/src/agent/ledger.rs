@@ -240,17 +240,14 @@ impl GrantLedger {
     }
 
     /// Returns the running grants that the table does not hold for the time that they run, with
-    /// the time that remains to them. `read_at` is when the table was asked, counted from boot. An
-    /// agent that was killed may have written more on record than it could do.
-    pub(super) fn missing(&self, in_table: &[TimedGrant], read_at: Duration) -> Vec<TimedGrant> {
-        /// Between two clocks: the table was asked before, so it seems to give more.
+    /// their ends. An agent that was killed may have written more on record than it could do.
+    pub(super) fn missing(&self, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
+        /// Between two clocks, of which the second is read when the kernel has answered: the table
+        /// seems to give more.
         const LESS: Duration = Duration::from_millis(100);
         const MORE: Duration = Duration::from_secs(2);
         let now = clock::since_boot();
-        let held: HashMap<_, _> = in_table
-            .iter()
-            .map(|timed| (timed.grant, read_at.saturating_add(timed.lasts)))
-            .collect();
+        let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.until)).collect();
         let right = |grant: &Grant, running: &Running| {
             let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
             held.get(&canonical)
@@ -258,7 +255,7 @@ impl GrantLedger {
         };
         let running = self.grants.iter().filter(|(_, running)| running.until > now);
         let lost = running.filter(|(grant, running)| !right(grant, running));
-        lost.map(|(grant, running)| TimedGrant { grant, lasts: running.until - now }).collect()
+        lost.map(|(grant, running)| TimedGrant { grant, until: running.until }).collect()
     }
 
     /// Returns the grants of the table that nobody has earned.

@@ -54,12 +54,12 @@ impl Agent {
             mode: mode.to_string(),
         });
         let now = clock::since_boot();
-        let trial = self.enforcement.trial_end().map(|end| end.saturating_sub(now).as_secs_f64());
+        let trial = self.enforcement.trial_left(now);
         Ok(Reply::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
-            mode: self.table.mode(self.enforcement).to_string(),
-            trial_seconds: trial,
+            mode: self.enforcement.mode_at(self.policy.mode, now).to_string(),
+            trial_seconds: trial.map(|left| left.as_secs_f64()),
             confirmed: self.enforcement.is_confirmed(),
             connections: match self.table.ruleset().tracking {
                 Tracking::Stateless => policy::Connections::Stateless,
@@ -163,7 +163,7 @@ impl Agent {
     }
 
     async fn confirm(&mut self, caller: &Caller) -> Answer {
-        let next = self.enforcement.confirmed().map_err(denied)?;
+        let next = self.enforcement.confirmed(clock::since_boot()).map_err(denied)?;
         self.refuse_lockout(&self.policy, caller)?;
         // On record first: if this agent is killed after the table has changed, the next one must
         // not observe again.

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use knock_firewall::{Culprit, Firewall, FirewallError, Ruleset, Status, TimedGrant};
-use knock_policy::{Grant, Mode};
+use knock_policy::Grant;
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use super::active_policy::ActivePolicy;
 use super::clock;
 use super::enforcement::Enforcement;
-use super::grants::Earned;
+use super::grants::{Earned, Running};
 use super::ledger::GrantLedger;
 
 /// How often the kernel is asked again if it refuses to restore the table.
@@ -44,47 +44,36 @@ pub(super) struct Table {
 pub(super) struct Transacted {
     earned: Vec<Earned>,
     result: Result<(), FirewallError>,
-    /// When the times of its elements were worked out, counted from boot. They run from the moment
-    /// at which the kernel has them.
+    /// A moment before what remains to its elements was worked out, counted from boot. They run from
+    /// the moment at which the kernel has them.
     begun: Duration,
 }
 
-/// What the kernel's table held at a moment.
-pub(super) struct Held {
-    status: Result<Option<Status>, FirewallError>,
-    /// When it was read, counted from boot.
-    read_at: Duration,
-}
+/// What the kernel's table held when it was read.
+pub(super) struct Held(Result<Option<Status>, FirewallError>);
 
 impl Held {
-    /// Asks the kernel.
+    /// Reads the table.
     pub(super) fn read(firewall: &mut Firewall) -> Self {
-        let read_at = clock::since_boot();
-        Self { status: firewall.status(), read_at }
+        Self(firewall.status())
     }
 
     /// Whether there was no table.
     pub(super) const fn is_absent(&self) -> bool {
-        matches!(self.status, Ok(None))
+        matches!(self.0, Ok(None))
     }
 
-    /// Returns the grants that were there, with the time that remained when they were read.
+    /// Returns the grants that were there.
     pub(super) fn grants(&self) -> &[TimedGrant] {
-        match &self.status {
+        match &self.0 {
             Ok(Some(status)) => &status.grants,
             Ok(None) | Err(_) => &[],
         }
     }
 
-    /// Returns when the table was read, counted from boot.
-    pub(super) const fn read_at(&self) -> Duration {
-        self.read_at
-    }
-
     /// Returns the end of a trial that the table held, counted from boot.
     pub(super) fn trial_end(&self) -> Option<Duration> {
-        let status = self.status.as_ref().ok()?.as_ref()?;
-        Some(self.read_at + status.trial?)
+        self.0.as_ref().ok()?.as_ref()?.trial_until
     }
 }
 
@@ -106,8 +95,7 @@ impl Completed {
 fn enforced(ruleset: &Ruleset, enforcement: Enforcement) -> Ruleset {
     Ruleset {
         mode: enforcement.mode(ruleset.mode),
-        // Worked out last, so that the kernel ends the trial when it was said to end.
-        trial: enforcement.trial_left(clock::since_boot()),
+        trial_until: enforcement.trial_end(),
         ..ruleset.clone()
     }
 }
@@ -149,18 +137,18 @@ impl Table {
         enforcement: Enforcement,
         ledger: &GrantLedger,
     ) -> Result<Completed, FirewallError> {
-        let ruleset = || enforced(&self.ruleset, enforcement);
-        let missing = ledger.missing(held.grants(), held.read_at);
-        let damage = match &held.status {
+        let ruleset = enforced(&self.ruleset, enforcement);
+        let missing = ledger.missing(held.grants());
+        let damage = match &held.0 {
             Err(error) => error.to_string(),
-            Ok(_) => match firewall.install(&ruleset(), &missing) {
+            Ok(_) => match firewall.install(&ruleset, &missing) {
                 Ok(()) => return Ok(Completed::new(&missing, None)),
                 Err(error) => error.to_string(),
             },
         };
         // Another tool has left only a part of it, or something that cannot become what it should.
-        let all = ledger.missing(&[], held.read_at);
-        firewall.install_anew(&ruleset(), &all)?;
+        let all = ledger.missing(&[]);
+        firewall.install_anew(&ruleset, &all)?;
         Ok(Completed::new(&all, Some(damage)))
     }
 
@@ -176,7 +164,7 @@ impl Table {
             let begun = clock::since_boot();
             let timed: Vec<_> = earned
                 .iter()
-                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.saturating_sub(begun) })
+                .map(|one| TimedGrant { grant: one.grant, until: one.until })
                 .collect();
             let result = firewall.grant(&timed);
             Transacted { earned, result, begun }
@@ -266,9 +254,19 @@ impl Table {
         Ok(())
     }
 
-    /// Gives every grant the time that remains to it, and ends those whose time is over: the
-    /// kernel's timeouts stand still while the host sleeps.
-    pub(super) async fn renew_times(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) {
+    /// Gives the trial and every grant the time that remains to them, and ends those whose time is
+    /// over: the kernel's timeouts stand still while the host sleeps.
+    pub(super) async fn renew_times(
+        &mut self,
+        enforcement: Enforcement,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) {
+        if enforcement.trial_end().is_some()
+            && let Err(error) = self.enforce(enforcement, policy, ledger).await
+        {
+            error!(%error, "without this agent the trial may outlive its time by as long as the host slept");
+        }
         let overdue = ledger.overdue(clock::since_boot());
         if !overdue.is_empty()
             && let Err(error) = self.revoke(&overdue, policy, ledger).await
@@ -276,19 +274,16 @@ impl Table {
             error!(%error, "grants whose time is over could not be ended");
         }
         let mut firewall = self.idle(policy, ledger).await;
-        let now = clock::since_boot();
-        let left = |(grant, running): (Grant, super::grants::Running)| TimedGrant {
-            grant,
-            lasts: running.until.saturating_sub(now),
-        };
-        let running: Vec<_> = ledger.iter().map(left).collect();
+        let begun = clock::since_boot();
+        let timed = |(grant, running): (Grant, Running)| TimedGrant { grant, until: running.until };
+        let running: Vec<_> = ledger.iter().map(timed).collect();
         let granted = firewall.0.grant(&running);
         drop(firewall);
         if let Err(error) = granted {
             error!(%error, "grants may outlive their time by as long as the host slept");
             self.retry_soon();
         }
-        ledger.set_all_timers(now);
+        ledger.set_all_timers(begun);
     }
 
     /// Restores the table with all running grants, because `culprit` changed it.
@@ -422,14 +417,6 @@ impl Table {
     /// Returns the ruleset of the policy.
     pub(super) const fn ruleset(&self) -> &Ruleset {
         &self.ruleset
-    }
-
-    /// Returns the mode in which the guard is at this moment.
-    pub(super) const fn mode(&self, enforcement: Enforcement) -> Mode {
-        match enforcement {
-            Enforcement::Trial { .. } => Mode::Enforce,
-            Enforcement::Configured | Enforcement::Confirmed => enforcement.mode(self.ruleset.mode),
-        }
     }
 
     /// Returns how often the table was restored.

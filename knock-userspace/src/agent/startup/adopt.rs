@@ -23,7 +23,7 @@ pub(super) fn adopt(
     is_first: bool,
 ) -> Result<Vec<(Grant, Running)>, DetectorError> {
     ledger.adopt_recorded(clock::since_boot())?;
-    for &TimedGrant { grant, lasts } in held.grants() {
+    for &TimedGrant { grant, until } in held.grants() {
         // What is not on record was put there by another tool, unless there was no record: after
         // an agent of another layout, or one that could not pin.
         if !is_first || ledger.until(&grant).is_some() {
@@ -31,7 +31,7 @@ pub(super) fn adopt(
         }
         let giver = policy.doors.iter().find(|door| door.opens.contains(&grant.service));
         let Some(door) = giver.map(Door::id) else { continue };
-        ledger.adopt(grant, Running { door, until: held.read_at().saturating_add(lasts) });
+        ledger.adopt(grant, Running { door, until });
     }
     let lost = ledger.no_longer_allowed(policy);
     Ok(lost.into_iter().filter_map(|grant| Some((grant, ledger.end(grant)?))).collect())
