@@ -1,5 +1,7 @@
 //! Every packet ends in exactly one counter, so their sum is the number of packets.
 
+use crate::abi::COUNTERS;
+pub use crate::abi::Counters;
 use crate::detect::Outcome;
 use crate::packet::Refusal;
 use crate::sealed::Fate;
@@ -52,14 +54,8 @@ impl Counter {
     }
 }
 
-/// The counters of one CPU.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counters(pub [u64; Counter::COUNT]);
-
-#[cfg(feature = "aya")]
-// SAFETY: an array of integers has no padding.
-unsafe impl aya::Pod for Counters {}
+// The map of counters is pinned: another counter needs another `LAYOUT`.
+const _: () = assert!(Counter::COUNT == COUNTERS);
 
 #[cfg(test)]
 mod tests {

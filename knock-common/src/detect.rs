@@ -11,25 +11,14 @@
 
 use core::cell::Cell;
 
+use crate::abi::WRITTEN;
+pub use crate::abi::{ACTIVITY, TRACKS};
 use crate::event::Event;
 use crate::first::{Bucket, FirstStep};
 use crate::progress::{Advance, Ticks, Track};
 use crate::sequence::{Edge, PortClass, Step, Transition};
 use crate::slots::{ATTEMPTS, replace};
 use crate::source::Source;
-
-/// Tracks a source can have past their first step.
-pub const TRACKS: usize = 4;
-
-/// Words that tell when any of the sources that share one last sent a first step.
-///
-/// They are few enough to stay in a CPU's cache. A scanner without progress, which nearly
-/// every packet to a decoy comes from, is done with after one look at them, instead of
-/// one into a table that no cache holds.
-pub const ACTIVITY: usize = 1 << 15;
-
-/// Tells a moment from a word that was never written.
-const ACTIVE: u64 = 1 << 63;
 
 /// The word of no track and of no first step.
 const EMPTY: u64 = Track::EMPTY;
@@ -260,7 +249,7 @@ impl<'a, S: Store> Detection<'a, S> {
         };
         if class.has(PortClass::FIRST) {
             // Before the step is noted: whoever finds it not active finds no step either.
-            activity.set(ACTIVE | self.now().get());
+            activity.set(WRITTEN | self.now().get());
         } else if !self.is_recent(activity) {
             let later = class.has(PortClass::LATER);
             return if later { Outcome::Unexpected } else { Outcome::Ignored };

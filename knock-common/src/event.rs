@@ -1,19 +1,8 @@
 //! What the detector reports to the agent through the ring buffer.
 
+pub use crate::abi::Event;
 use crate::sequence::DoorId;
 use crate::source::Source;
-
-/// One completed sequence: 32 bytes, no padding, host byte order.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Who knocked.
-    pub source: Source,
-    /// When the last step came, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub time_ns: u64,
-    /// Which door it opens.
-    pub door: DoorId,
-}
 
 impl Event {
     /// Size of a record.

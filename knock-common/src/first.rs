@@ -5,32 +5,19 @@
 //! map nor evicts anyone who is further along. A bucket is one cache line; the oldest
 //! slot gives way.
 
+use crate::abi::WRITTEN;
+pub use crate::abi::{Bucket, SLOTS};
 use crate::detect::Word;
 use crate::progress::{self, Ticks, Track};
 use crate::sequence::{NodeId, Step};
 use crate::slots::{is_zero, replace};
 
-/// First steps that a bucket has room for.
-pub const SLOTS: usize = 7;
-
-/// The first steps of all sources whose hash names this bucket, and whether any of them
-/// may have come further: 64 bytes.
-#[repr(C, align(64))]
-#[derive(Debug, Default)]
-pub struct Bucket<W> {
-    /// One packed [`FirstStep`] each.
-    pub slots: [W; SLOTS],
-    later: W,
-}
-
 impl<W: Word> Bucket<W> {
-    const MARK: u64 = 1 << 63;
-
     /// Notes that a source of this bucket comes further than its first step. Called
     /// before it gets its track, so that whoever finds no note finds no track either.
     #[inline(always)]
     pub fn mark_later(&self, now: Ticks) {
-        self.later.set(Self::MARK | now.get());
+        self.later.set(WRITTEN | now.get());
     }
 
     /// Whether a source of this bucket may have a track that began at most `longest`

@@ -11,6 +11,7 @@
 #[cfg(any(test, feature = "simulate"))]
 extern crate std;
 
+pub mod abi;
 pub mod counters;
 pub mod detect;
 pub mod event;
@@ -26,7 +27,4 @@ mod slots;
 pub mod source;
 pub mod traffic;
 
-/// Version of all that is pinned: raise it when the key, the value or the meaning of a map
-/// that outlives the agent changes. A newer agent then starts with maps of its own instead
-/// of reading the old ones wrongly.
-pub const LAYOUT: u32 = 2;
+pub use self::abi::LAYOUT;

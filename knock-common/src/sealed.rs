@@ -12,11 +12,13 @@
 //!
 //! `docs/sealed-knock.md` says what each of them is for.
 
+use crate::abi::SEALED_SIZE;
+pub use crate::abi::{Clock, Gate, SealedEvent};
 use crate::siphash::SipKey;
 use crate::source::Source;
 
 /// Bytes of a datagram's payload.
-pub const SIZE: usize = 184;
+pub const SIZE: usize = SEALED_SIZE;
 /// Words of eight bytes in it.
 pub const WORDS: usize = SIZE / 8;
 /// Where the fresh bytes are.
@@ -44,16 +46,6 @@ impl Words for [u8; SIZE] {
         word.copy_from_slice(&self[position * 8..][..8]);
         u64::from_le_bytes(word)
     }
-}
-
-/// What the kernel knows of a key. 24 bytes, no padding.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gate {
-    /// Key of the tag and of the mask.
-    pub prefilter: SipKey,
-    /// Time of the newest knock that was accepted, in nanoseconds since 1970.
-    pub newest_ns: u64,
 }
 
 /// How a packet to a port of sealed knocks ended in the kernel.
@@ -100,28 +92,6 @@ impl Fate {
             Self::Passed => "sealed_passed",
         }
     }
-}
-
-/// What the kernel knows of time. 16 bytes, no padding.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Clock {
-    /// What is added to `CLOCK_MONOTONIC` to get the nanoseconds since 1970.
-    pub offset_ns: u64,
-    /// How far the time of a packet may be off.
-    pub window_ns: u64,
-}
-
-/// A packet that passed, on its way to the agent: 208 bytes, no padding.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SealedEvent {
-    /// Where it came from.
-    pub source: Source,
-    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub time_ns: u64,
-    /// All of it.
-    pub packet: [u8; SIZE],
 }
 
 /// Words of eight bytes in a [`SealedEvent`]: two of the source, the time, those of the packet.
@@ -209,14 +179,6 @@ pub fn set_time(packet: &mut [u8; SIZE], key: SipKey, time_ns: u64) {
 pub fn set_tag(packet: &mut [u8; SIZE], key: SipKey) {
     let tag = tag(packet, key);
     packet[at::TAG * 8..][..8].copy_from_slice(&tag.to_le_bytes());
-}
-
-#[cfg(feature = "aya")]
-mod pod {
-    // SAFETY: three plain integers of one size, so no padding.
-    unsafe impl aya::Pod for super::Gate {}
-    // SAFETY: two plain integers of one size, so no padding.
-    unsafe impl aya::Pod for super::Clock {}
 }
 
 #[cfg(test)]

@@ -5,15 +5,7 @@
 //! [`NodeId::first`] of the step itself. A flood of first steps therefore costs no
 //! look-up here. Deeper edges live in one hash map from [`Edge`] to [`Transition`].
 
-/// Transport protocol of a step or a service, with its IANA number.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Protocol {
-    /// Transmission Control Protocol.
-    Tcp = 6,
-    /// User Datagram Protocol.
-    Udp = 17,
-}
+pub use crate::abi::{DoorId, Edge, NodeId, PORTS, Protocol, Transition};
 
 impl Protocol {
     /// Both of them.
@@ -74,31 +66,13 @@ impl core::fmt::Display for Step {
     }
 }
 
-/// A state of the trie: how far a sequence has been followed. 24 bits.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(pub u32);
-
 impl NodeId {
-    /// Nothing has been knocked.
-    pub const ROOT: Self = Self(0);
-    /// The first identifier below the first level, where the compiler may allocate.
-    pub const DEEPER: Self = Self(1 + (2 << 16));
-    /// The largest identifier that a track can hold.
-    pub const MAX: Self = Self((1 << 24) - 1);
-
     /// The node that a first step leads to.
     #[inline(always)]
     pub const fn first(step: Step) -> Self {
         Self(1 + step.index())
     }
 }
-
-/// Names a door to the detector: a hash of its name, so that an event still means the same
-/// door after the agent was started anew or its config changed.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DoorId(pub u64);
 
 impl DoorId {
     /// No door.
@@ -119,35 +93,12 @@ impl DoorId {
     }
 }
 
-/// Key of the trie map: 8 bytes, no padding.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Edge {
-    /// Where the track is.
-    pub node: u32,
-    /// Destination port of the packet, host byte order.
-    pub port: u16,
-    /// IANA protocol number of the packet.
-    pub protocol: u8,
-    /// Always zero.
-    pub reserved: u8,
-}
-
 impl Edge {
     /// The edge that leaves `node` by `step`.
     #[inline(always)]
     pub const fn new(node: NodeId, step: Step) -> Self {
         Self { node: node.0, port: step.port, protocol: step.protocol.number(), reserved: 0 }
     }
-}
-
-/// Value of the trie map: 16 bytes, no padding.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Transition {
-    next: u32,
-    within: u32,
-    door: u64,
 }
 
 /// What a transition does to a track that takes it.
@@ -249,17 +200,6 @@ impl PortClass {
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }
-}
-
-/// One byte a port: the low half is the class for TCP, the high half for UDP.
-pub const PORTS: usize = 1 << 16;
-
-#[cfg(feature = "aya")]
-mod pod {
-    // SAFETY: eight bytes without padding; plain integers.
-    unsafe impl aya::Pod for super::Edge {}
-    // SAFETY: sixteen bytes without padding; plain integers.
-    unsafe impl aya::Pod for super::Transition {}
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 //! The length is a constant, so the number of rounds is too, and the kernel's verifier
 //! reads a straight line.
 
-/// A key of SipHash: 16 bytes, read as two little-endian words.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct SipKey(pub [u64; 2]);
+pub use crate::abi::SipKey;
 
 impl SipKey {
     /// The key that these bytes are.

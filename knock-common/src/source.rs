@@ -3,14 +3,7 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A source: an IPv6 address, or an IPv4 address in its mapped form
-/// (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2), in network byte order.
-///
-/// The parser refuses IPv6 packets that carry a mapped address on the wire, so the
-/// two families can never be taken for one another.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source(pub [u8; 16]);
+pub use crate::abi::Source;
 
 impl Source {
     /// The source of an IPv4 packet.
@@ -78,10 +71,6 @@ impl fmt::Debug for Source {
         fmt::Display::fmt(self, f)
     }
 }
-
-#[cfg(feature = "aya")]
-// SAFETY: sixteen bytes without padding; every bit pattern is an address.
-unsafe impl aya::Pod for Source {}
 
 #[cfg(test)]
 mod tests {

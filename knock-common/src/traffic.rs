@@ -3,6 +3,7 @@
 //! A pattern is written by the benchmark and read by XDP programs that only the
 //! benchmark loads. Checksums are right, so the frames are what a real host would take.
 
+pub use crate::abi::{Pattern, STEPS};
 use crate::sequence::{Protocol, Step};
 
 /// Bytes of a frame on Ethernet, without the frame check sequence.
@@ -11,29 +12,6 @@ pub const FRAME: usize = 64;
 pub const IPV4: usize = 14;
 /// Where the transport header begins.
 pub const TRANSPORT: usize = IPV4 + 20;
-/// Steps that a pattern can cycle through.
-pub const STEPS: usize = 4;
-
-/// What the next frames are. 40 bytes, no padding, host byte order.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pattern {
-    /// How often all steps were sent.
-    pub round: u32,
-    /// Which step is the next.
-    pub turn: u32,
-    /// The first source address.
-    pub source: u32,
-    /// Bits of the source address that vary.
-    pub mask: u32,
-    /// 1: sources at random; 0: each source sends all steps in order, then the next one.
-    pub random: u32,
-    /// How many of `steps` there are; 0: a random UDP port for every frame.
-    pub steps: u32,
-    /// [`Step::index`] of each step.
-    pub step: [u32; STEPS],
-}
-
 impl Pattern {
     /// Frames from `mask + 1` sources that are no knock, or that cycle through `steps`.
     ///
@@ -132,10 +110,6 @@ fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
-
-#[cfg(feature = "aya")]
-// SAFETY: ten plain integers of one size, so no padding.
-unsafe impl aya::Pod for Pattern {}
 
 #[cfg(test)]
 mod tests {
