@@ -8,9 +8,12 @@ use std::time::Duration;
 use aya::maps::Array;
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
+use knock_common::abi::maps::PATTERN;
+use knock_common::abi::programs;
 use knock_common::traffic::{FRAME, Pattern};
 
-use super::load::{OBJECT, test_run};
+use super::load::test_run;
+use super::object::OBJECT;
 use super::syscall::TestRun;
 use super::{Detector, DetectorError};
 
@@ -30,10 +33,10 @@ pub enum Bench {
 impl Bench {
     const fn name(self) -> &'static str {
         match self {
-            Self::Knock => "knock_frags",
-            Self::VaryKnock => "vary_knock",
-            Self::Empty => "empty",
-            Self::VaryEmpty => "vary_empty",
+            Self::Knock => programs::FRAGS,
+            Self::VaryKnock => programs::VARY_KNOCK,
+            Self::Empty => programs::EMPTY,
+            Self::VaryEmpty => programs::VARY_EMPTY,
         }
     }
 }
@@ -122,7 +125,7 @@ impl Traffic {
         // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
         // egress_ifindex.
         let context = [0, FRAME as u32, 0, interface, 0, 0].map(u32::to_ne_bytes).concat();
-        let program = load(&mut self.ebpf, "vary_send")?;
+        let program = load(&mut self.ebpf, programs::VARY_SEND)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.ctx_in = Some(&context);
@@ -179,7 +182,7 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Detec
 }
 
 fn set_pattern(ebpf: &mut Ebpf, pattern: Pattern) -> Result<(), DetectorError> {
-    let map = ebpf.map_mut("PATTERN").ok_or(DetectorError::Missing("PATTERN"))?;
-    let mut map: Array<_, Pattern> = map.try_into().map_err(DetectorError::map("PATTERN"))?;
-    map.set(0, pattern, 0).map_err(DetectorError::map("PATTERN"))
+    let map = ebpf.map_mut(PATTERN).ok_or(DetectorError::Missing(PATTERN))?;
+    let mut map: Array<_, Pattern> = map.try_into().map_err(DetectorError::map(PATTERN))?;
+    map.set(0, pattern, 0).map_err(DetectorError::map(PATTERN))
 }

@@ -3,53 +3,20 @@
 
 use std::time::Duration;
 
-use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use knock_common::sequence::{DoorId, NodeId, Protocol};
-use knock_common::source::Source;
+pub use knock_common::abi::State;
+use knock_common::abi::maps::{GRANTS, STATE};
+use knock_common::abi::{GrantKey, GrantValue};
+use knock_common::sequence::{DoorId, Protocol};
 use knock_policy::{Grant, Service};
 
 use super::{DetectorError, Pins};
 
-const STATE: &str = "STATE";
-const GRANTS: &str = "GRANTS";
 /// Grants that the record has room for. What is beyond still opens, but ends when the agent is
 /// started anew: the next one takes it for something that nobody has earned.
 const MAX_GRANTS: u32 = 1 << 18;
 /// `BPF_F_NO_PREALLOC` of `linux/bpf.h`: memory is taken as grants come.
 const NO_PREALLOC: u32 = 1;
-
-/// One for the host. All zero: never written.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Places first steps; see [`super::Settings`].
-    pub hash_key: [u64; 2],
-    /// Chooses the decoys.
-    pub decoy_seed: [u8; 32],
-    /// Inode of the network namespace in which the agent runs.
-    pub netns: u64,
-    /// What the trie's next new node is called.
-    pub next_node: u32,
-    /// Not 0 if `enforce` was tried and confirmed, whatever the config says.
-    pub confirmed: u32,
-}
-
-// SAFETY: plain integers without padding: 16 + 32 + 8 + 4 + 4 bytes.
-unsafe impl Pod for State {}
-const _: () = assert!(size_of::<State>() == 64);
-
-impl State {
-    /// Whether it was ever written.
-    pub const fn is_new(&self) -> bool {
-        self.netns == 0
-    }
-
-    /// Where the trie goes on to allocate.
-    pub const fn next_node(&self) -> NodeId {
-        if self.next_node < NodeId::DEEPER.0 { NodeId::DEEPER } else { NodeId(self.next_node) }
-    }
-}
 
 /// Which door gave a grant, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,29 +26,6 @@ pub struct Recorded {
     /// When it ends: `CLOCK_BOOTTIME`, which goes on while the host sleeps.
     pub until: Duration,
 }
-
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Key {
-    source: Source,
-    port: u16,
-    protocol: u8,
-    reserved: [u8; 5],
-}
-
-// SAFETY: integers without padding: 16 + 2 + 1 + 5 bytes.
-unsafe impl Pod for Key {}
-const _: () = assert!(size_of::<Key>() == 24);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Value {
-    until_ns: u64,
-    door: u64,
-}
-
-// SAFETY: two integers.
-unsafe impl Pod for Value {}
 
 /// What one agent leaves for the next, in two maps with one writer each.
 pub struct Record {
@@ -95,7 +39,7 @@ pub struct Record {
 pub struct StateRecord(Array<MapData, State>);
 
 /// The map of running grants.
-pub struct GrantRecord(HashMap<MapData, Key, Value>);
+pub struct GrantRecord(HashMap<MapData, GrantKey, GrantValue>);
 
 impl Record {
     /// Opens the record among `pins`, or creates it. Without pins it lives as long as this value.
@@ -170,7 +114,7 @@ impl GrantRecord {
     ///
     /// If there is no room for more.
     pub fn put(&mut self, grant: &Grant, recorded: Recorded) -> Result<(), DetectorError> {
-        let value = Value {
+        let value = GrantValue {
             until_ns: u64::try_from(recorded.until.as_nanos()).unwrap_or(u64::MAX),
             door: recorded.door.0,
         };
@@ -209,16 +153,16 @@ impl GrantRecord {
     }
 }
 
-fn key(grant: &Grant) -> Key {
+fn key(grant: &Grant) -> GrantKey {
     let Service { protocol, port } = grant.service;
-    Key { source: grant.source.into(), port, protocol: protocol.number(), reserved: [0; 5] }
+    GrantKey { source: grant.source.into(), port, protocol: protocol.number(), reserved: [0; 5] }
 }
 
-fn grant(Key { source, port, protocol, reserved: _ }: Key) -> Option<Grant> {
+fn grant(GrantKey { source, port, protocol, reserved: _ }: GrantKey) -> Option<Grant> {
     let protocol = Protocol::ALL.into_iter().find(|known| known.number() == protocol)?;
     Some(Grant { source: source.into(), service: Service::new(protocol, port) })
 }
 
-const fn recorded(Value { until_ns, door }: Value) -> Recorded {
+const fn recorded(GrantValue { until_ns, door }: GrantValue) -> Recorded {
     Recorded { door: DoorId(door), until: Duration::from_nanos(until_ns) }
 }

@@ -13,6 +13,7 @@ mod features;
 mod grant_record;
 mod links;
 mod load;
+mod object;
 mod pins;
 mod privileges;
 mod sealed;

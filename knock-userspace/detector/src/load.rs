@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader};
+use knock_common::abi::maps::{
+    CLASSES, COUNTERS, EVENTS, FIRST, KEYS, PROGRESS, RECENT, SEALED, TRIE,
+};
+use knock_common::abi::{programs, variables};
 use knock_common::sequence::{Edge, PORTS, Transition};
 use knock_policy::Knocks;
 use knock_policy::compile::Compiled;
@@ -16,17 +20,9 @@ use nix::time::{ClockId, clock_getres};
 use tracing::warn;
 
 use super::links::Attached;
+use super::object::OBJECT;
 use super::{DetectorError, Events, Pins, Settings, Totals, Trace, pins};
 
-/// The program for frames in one or more buffers.
-const FRAGS: &str = "knock_frags";
-/// The program for frames in one buffer.
-const SINGLE_BUFFER: &str = "knock";
-
-/// The classes of all ports: the only variable of the program that changes. Each program has
-/// its own, so they change together with it.
-const CLASSES: &str = ".bss";
-const TRIE: &str = "TRIE";
 /// Fewest edges that the trie has room for, so that a reload can add doors in place.
 const MIN_EDGES: u32 = 1 << 10;
 
@@ -36,17 +32,15 @@ const MOST_WAITS: usize = 64;
 /// Maps that outlive the agent, and what is lost when one must be made anew.
 const PINNED: [(&str, &str); 8] = [
     (TRIE, ""),
-    ("RECENT", "knocks under way"),
-    ("FIRST", "first steps"),
-    ("PROGRESS", "knocks under way"),
-    ("EVENTS", "completed knocks that waited"),
-    ("COUNTERS", "counters"),
+    (RECENT, "knocks under way"),
+    (FIRST, "first steps"),
+    (PROGRESS, "knocks under way"),
+    (EVENTS, "completed knocks that waited"),
+    (COUNTERS, "counters"),
     // The agent knows it all from its own file.
-    ("KEYS", ""),
-    ("SEALED", "sealed knocks that waited"),
+    (KEYS, ""),
+    (SEALED, "sealed knocks that waited"),
 ];
-
-pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/knock-ebpf"));
 
 /// The loaded program with its maps and links. Dropping it detaches it everywhere, unless it
 /// was pinned and is settled.
@@ -107,8 +101,8 @@ impl Detector {
             let fits = match (name, found) {
                 (_, None) => true,
                 (TRIE, Some(size)) => size as usize >= compiled.trie.edges.len(),
-                ("FIRST", Some(size)) => size == settings.buckets(),
-                ("PROGRESS", Some(size)) => size == settings.max_sources,
+                (FIRST, Some(size)) => size == settings.buckets(),
+                (PROGRESS, Some(size)) => size == settings.max_sources,
                 (_, Some(_)) => true,
             };
             match (fits, found) {
@@ -131,17 +125,21 @@ impl Detector {
         }
         let loaded = loader
             .map_max_entries(TRIE, edges)
-            .map_max_entries("FIRST", settings.buckets())
-            .map_max_entries("PROGRESS", settings.max_sources)
-            .map_max_entries("EVENTS", Settings::RING_BYTES)
-            .override_global("JIFFY_NS", &jiffy_ns()?, true)
-            .override_global("STRAYS", &u32::from(settings.strays), true)
-            .override_global("LONGEST", &compiled.longest, true)
-            .override_global("BUCKETS", &settings.buckets(), true)
-            .override_global("HASH_KEY_0", &settings.hash_key[0], true)
-            .override_global("HASH_KEY_1", &settings.hash_key[1], true)
-            .override_global("DROP_KNOCKS", &u32::from(settings.knocks == Knocks::Drop), true)
-            .override_global("TRACE", &u32::from(settings.trace), true)
+            .map_max_entries(FIRST, settings.buckets())
+            .map_max_entries(PROGRESS, settings.max_sources)
+            .map_max_entries(EVENTS, Settings::RING_BYTES)
+            .override_global(variables::JIFFY_NS, &jiffy_ns()?, true)
+            .override_global(variables::STRAYS, &u32::from(settings.strays), true)
+            .override_global(variables::LONGEST, &compiled.longest, true)
+            .override_global(variables::BUCKETS, &settings.buckets(), true)
+            .override_global(variables::HASH_KEY_0, &settings.hash_key[0], true)
+            .override_global(variables::HASH_KEY_1, &settings.hash_key[1], true)
+            .override_global(
+                variables::DROP_KNOCKS,
+                &u32::from(settings.knocks == Knocks::Drop),
+                true,
+            )
+            .override_global(variables::TRACE, &u32::from(settings.trace), true)
             .load(OBJECT);
         let ebpf = loaded.map_err(|error| {
             remove_files(&made);
@@ -149,7 +147,7 @@ impl Detector {
         })?;
         let mut detector = Self {
             ebpf,
-            program: FRAGS,
+            program: programs::FRAGS,
             settings,
             longest: compiled.longest,
             trie: Trie::default(),
@@ -204,7 +202,7 @@ impl Detector {
         if self.program()?.load().is_ok() {
             return Ok(());
         }
-        self.program = SINGLE_BUFFER;
+        self.program = programs::SINGLE_BUFFER;
         let loaded = self.program()?.load();
         loaded.map_err(|error| DetectorError::from(error).explained())
     }
@@ -329,8 +327,8 @@ impl Detector {
     ///
     /// If it was taken before, or there is no event loop.
     pub fn events(&mut self) -> Result<Events, DetectorError> {
-        let map = self.ebpf.take_map("EVENTS").ok_or(DetectorError::Missing("EVENTS"))?;
-        Events::new(RingBuf::try_from(map).map_err(DetectorError::map("EVENTS"))?)
+        let map = self.ebpf.take_map(EVENTS).ok_or(DetectorError::Missing(EVENTS))?;
+        Events::new(RingBuf::try_from(map).map_err(DetectorError::map(EVENTS))?)
     }
 
     /// Starts forwarding the kernel's messages to the log.

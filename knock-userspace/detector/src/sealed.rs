@@ -4,6 +4,7 @@ use std::io;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
+use knock_common::abi::maps::{CLOCK, KEYS, SEALED};
 use knock_common::sealed::{Clock, Gate, SealedEvent};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -12,9 +13,6 @@ use super::{Detector, DetectorError};
 
 /// How many keys the detector can tell apart; a rotated key counts twice for a while.
 pub const MAX_KEYS: usize = 1 << 16;
-
-const KEYS: &str = "KEYS";
-const CLOCK: &str = "CLOCK";
 
 impl Detector {
     /// Lets packets with this key id be checked with `gate`, or with it from now on.
@@ -69,8 +67,8 @@ impl Detector {
     ///
     /// If it was taken before, or there is no event loop.
     pub fn sealed(&mut self) -> Result<SealedEvents, DetectorError> {
-        let map = self.ebpf.take_map("SEALED").ok_or(DetectorError::Missing("SEALED"))?;
-        SealedEvents::new(RingBuf::try_from(map).map_err(DetectorError::map("SEALED"))?)
+        let map = self.ebpf.take_map(SEALED).ok_or(DetectorError::Missing(SEALED))?;
+        SealedEvents::new(RingBuf::try_from(map).map_err(DetectorError::map(SEALED))?)
     }
 }
 

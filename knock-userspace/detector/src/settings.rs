@@ -2,6 +2,7 @@
 
 use aya::EbpfError;
 use aya::maps::MapError;
+use knock_common::abi::maps::{FIRST, PROGRESS};
 use knock_common::first::Bucket;
 use knock_policy::Knocks;
 use procfs::Current as _;
@@ -54,7 +55,7 @@ impl Settings {
         let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error else {
             return DetectorError::from(error).explained();
         };
-        let sized = matches!(name.as_str(), "FIRST" | "PROGRESS");
+        let sized = matches!(name.as_str(), FIRST | PROGRESS);
         let too_large = matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG));
         let available = procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available);
         let (true, true, Some(available)) = (sized, too_large, available) else {

@@ -1,6 +1,7 @@
 //! How large the loaded program is, and what the verifier had to read of it.
 
 use aya::programs::Program;
+use knock_common::abi::programs;
 
 use super::{Detector, DetectorError};
 
@@ -37,7 +38,7 @@ impl Detector {
     ///
     /// If it does not tell.
     pub fn figures(&self) -> Result<VerifierStats, DetectorError> {
-        for name in ["knock_frags", "knock"] {
+        for name in [programs::FRAGS, programs::SINGLE_BUFFER] {
             let Some(Program::Xdp(program)) = self.ebpf.program(name) else { continue };
             if program.fd().is_err() {
                 continue;
