@@ -98,7 +98,7 @@ fn the_verifier_reads_a_third_of_what_it_may_at_most() {
     }
     // Its messages are part of what the verifier reads, if anybody wants them.
     for trace in [false, true] {
-        let figures = load(trace).expect("the kernel takes the program").figures().unwrap();
+        let figures = load(trace).expect("the kernel takes the program").verifier_stats().unwrap();
         let verified = figures.verified.expect("kernels since 5.16 tell");
         println!("{verified} instructions with trace {trace}");
         assert!(verified <= VerifierStats::BUDGET, "{verified} instructions with trace {trace}");

@@ -12,10 +12,10 @@ use knock_common::abi::maps::PATTERN;
 use knock_common::abi::programs;
 use knock_common::traffic::{FRAME, Pattern};
 
-use super::load::test_run;
+use super::detector::test_run;
 use super::object::OBJECT;
 use super::syscall::TestRun;
-use super::{Detector, DetectorError};
+use super::{Detector, DetectorError, maps};
 
 /// A program that [`Detector::bench_run`] can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +182,6 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Detec
 }
 
 fn set_pattern(ebpf: &mut Ebpf, pattern: Pattern) -> Result<(), DetectorError> {
-    let map = ebpf.map_mut(PATTERN).ok_or(DetectorError::Missing(PATTERN))?;
-    let mut map: Array<_, Pattern> = map.try_into().map_err(DetectorError::map(PATTERN))?;
+    let mut map: Array<_, Pattern> = maps::exclusive(ebpf, PATTERN)?;
     map.set(0, pattern, 0).map_err(DetectorError::map(PATTERN))
 }

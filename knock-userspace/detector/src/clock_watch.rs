@@ -1,4 +1,4 @@
-//! Hears when the host has slept or its wall clock was set.
+//! A watch on the wall clock.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,18 +6,21 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::unistd::read;
 
-/// A timer that never goes off, and that the kernel cancels when the wall clock jumps; a resume
-/// counts as such (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`).
+use super::readable::Readable;
+
+/// Reports when the wall clock was set or the host has slept.
+///
+/// It is a timer that never expires. The kernel cancels it when the wall clock jumps, and a resume
+/// counts as a jump (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`).
 #[derive(Debug)]
 pub struct ClockWatch {
-    timer: AsyncFd<OwnedFd>,
+    timer: Readable<OwnedFd>,
 }
 
 impl ClockWatch {
-    /// Begins to listen.
+    /// Begins to watch.
     ///
     /// # Errors
     ///
@@ -29,28 +32,27 @@ impl ClockWatch {
         let absolute =
             TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
         timer.set(never, absolute)?;
-        // SAFETY: the value owns the file descriptor, always names the same one, and is dropped
-        // after it has been deregistered.
-        let timer =
-            unsafe { AsyncFd::register_with_interest(OwnedFd::from(timer), Interest::READABLE) };
-        Ok(Self { timer: timer.map_err(|error| error.into_parts().1)? })
+        Ok(Self { timer: Readable::new(OwnedFd::from(timer))? })
     }
 
-    /// Waits for the next one. Dropping the future loses nothing.
+    /// Waits for the next jump. Dropping the future loses nothing.
     ///
     /// # Errors
     ///
     /// If the timer fails.
     pub async fn next(&mut self) -> io::Result<()> {
-        loop {
-            let mut guard = self.timer.readable().await?;
-            let mut count = [0; 8];
-            match nix::unistd::read(guard.get_inner(), &mut count) {
-                Err(Errno::EAGAIN) => guard.clear_ready(),
-                Err(Errno::ECANCELED) | Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        self.timer.next(|timer| jumped(timer)).await?
+    }
+}
+
+/// Returns what the timer reports, or `None` if the clock did not jump.
+fn jumped(timer: &OwnedFd) -> Option<io::Result<()>> {
+    loop {
+        match read(timer, &mut [0; 8]) {
+            Err(Errno::EAGAIN) => return None,
+            Err(Errno::ECANCELED) | Ok(_) => return Some(Ok(())),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Some(Err(errno.into())),
         }
     }
 }

@@ -5,7 +5,7 @@ use aya::maps::PerCpuArray;
 use knock_common::abi::maps::COUNTERS;
 use knock_common::counters::{Counter, Counters};
 
-use super::DetectorError;
+use super::{DetectorError, maps};
 
 /// How packets ended, over all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +13,7 @@ pub struct Totals([u64; Counter::COUNT]);
 
 impl Totals {
     pub(super) fn read(ebpf: &Ebpf) -> Result<Self, DetectorError> {
-        let map = ebpf.map(COUNTERS).ok_or(DetectorError::Missing(COUNTERS))?;
-        let map: PerCpuArray<_, Counters> = map.try_into().map_err(DetectorError::map(COUNTERS))?;
+        let map: PerCpuArray<_, Counters> = maps::shared(ebpf, COUNTERS)?;
         let per_cpu = map.get(&0, 0).map_err(DetectorError::map(COUNTERS))?;
         let mut totals = [0u64; Counter::COUNT];
         for Counters(counters) in per_cpu.iter() {

@@ -128,4 +128,8 @@ impl DetectorError {
     pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self {
         move |source| Self::Map { map, source }
     }
+
+    pub(super) fn io(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
 }

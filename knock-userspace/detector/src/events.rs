@@ -1,26 +1,22 @@
-//! Completed sequences, as they come out of the ring buffer.
+//! The reading end of the ring buffer of completed sequences.
 
 use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use knock_common::event::Event;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::DetectorError;
+use super::readable::Readable;
 
-/// The reading end of the ring buffer.
+/// Completed sequences, in the order in which they were completed.
 pub struct Events {
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: Readable<RingBuf<MapData>>,
 }
 
 impl Events {
     pub(super) fn new(ring: RingBuf<MapData>) -> Result<Self, DetectorError> {
-        let what = "cannot wait for the ring buffer";
-        // SAFETY: the ring buffer owns its file descriptor, always names the same one, and is
-        // dropped after it has been deregistered.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-            .map_err(|source| DetectorError::Io { what, source: source.into() })?;
+        let ring =
+            Readable::new(ring).map_err(DetectorError::io("cannot wait for completed knocks"))?;
         Ok(Self { ring })
     }
 
@@ -30,10 +26,10 @@ impl Events {
     ///
     /// If the file descriptor cannot be polled.
     pub async fn ready(&mut self) -> io::Result<()> {
-        self.ring.readable().await.map(drop)
+        self.ring.ready().await
     }
 
-    /// Waits until there is at least one event, then does as [`Events::take`].
+    /// Waits until there is at least one event, then does as [`Events::take`]. Cancel safe.
     ///
     /// # Errors
     ///
@@ -50,21 +46,10 @@ impl Events {
         Ok(())
     }
 
-    /// Hands up to `limit` of the waiting events to `take`. An event leaves the ring buffer when
-    /// `take` returns: if this process is killed before that, the next one finds it again.
-    pub fn take(&mut self, limit: usize, mut take: impl FnMut(Event)) {
-        let mut taken = 0;
-        // `WouldBlock` makes the descriptor wait for the kernel again.
-        let _ = self.ring.try_io_mut(Interest::READABLE, |ring| {
-            while taken < limit {
-                let record = ring.next().ok_or(io::ErrorKind::WouldBlock)?;
-                // A record of another size cannot come from this program.
-                if let Some(event) = Event::from_bytes(&record) {
-                    take(event);
-                    taken += 1;
-                }
-            }
-            Ok(())
-        });
+    /// Hands at most `limit` of the waiting events to `take`. An event leaves the ring buffer when
+    /// `take` has returned. If this process is killed before that, the next agent finds the event
+    /// again.
+    pub fn take(&mut self, limit: usize, take: impl FnMut(Event)) {
+        self.ring.take(limit, Event::from_bytes, take);
     }
 }

@@ -52,7 +52,7 @@ impl Detector {
             let pinned = link.pin(&path);
             link = pinned.map_err(|source| DetectorError::Pin { what: "a link", source })?.into();
             if !self.settled {
-                self.made.push(path);
+                self.created.push(path);
             }
         }
         self.links.insert(index, Attached { link, name: name.to_owned(), mode });

@@ -1,20 +1,20 @@
-//! The kernel program's own messages, for `--trace-kernel`.
+//! The XDP program's own messages, for `--trace-kernel`.
 
+use std::convert::Infallible;
 use std::io;
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::DetectorError;
+use super::readable::Readable;
 
-/// Forwards messages of the kernel program to the log, under the target `kernel`.
+/// Forwards messages of the XDP program to the log, under the target `kernel`.
 pub struct Trace {
-    logger: AsyncFd<EbpfLogger<Forward>>,
+    logger: Readable<EbpfLogger<Forward>>,
 }
 
-/// Hands records on as tracing events.
+/// Turns log records into tracing events.
 struct Forward;
 
 impl log::Log for Forward {
@@ -31,26 +31,23 @@ impl log::Log for Forward {
 
 impl Trace {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DetectorError> {
-        let what = "cannot read the kernel's messages";
+        let failed = || DetectorError::io("cannot read the kernel's messages");
         let logger = EbpfLogger::init_with_logger(ebpf, Forward)
-            .map_err(|error| DetectorError::Io { what, source: io::Error::other(error) })?;
-        // SAFETY: the logger owns its file descriptor, always names the same one, and is
-        // dropped after it has been deregistered.
-        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
-            .map_err(|source| DetectorError::Io { what, source: source.into() })?;
-        Ok(Self { logger })
+            .map_err(|error| failed()(io::Error::other(error)))?;
+        Ok(Self { logger: Readable::new(logger).map_err(failed())? })
     }
 
-    /// Forwards messages for ever.
+    /// Forwards messages until the future is dropped.
     ///
     /// # Errors
     ///
     /// If the file descriptor cannot be polled.
-    pub async fn run(&mut self) -> io::Result<std::convert::Infallible> {
-        loop {
-            let mut guard = self.logger.readable_mut().await?;
-            guard.get_inner_mut().flush();
-            guard.clear_ready();
-        }
+    pub async fn run(&mut self) -> io::Result<Infallible> {
+        self.logger
+            .next(|logger| {
+                logger.flush();
+                None
+            })
+            .await
     }
 }

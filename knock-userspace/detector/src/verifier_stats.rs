@@ -37,7 +37,7 @@ impl Detector {
     /// # Errors
     ///
     /// If it does not tell.
-    pub fn figures(&self) -> Result<VerifierStats, DetectorError> {
+    pub fn verifier_stats(&self) -> Result<VerifierStats, DetectorError> {
         for name in [programs::FRAGS, programs::SINGLE_BUFFER] {
             let Some(Program::Xdp(program)) = self.ebpf.program(name) else { continue };
             if program.fd().is_err() {

@@ -53,7 +53,7 @@ pub(crate) fn check() -> Result<()> {
         trace: false,
         hash_key: rand::random(),
     };
-    let figures = Detector::load(&compiled, settings)?.figures()?;
+    let figures = Detector::load(&compiled, settings)?.verifier_stats()?;
     println!("{}", describe(&figures));
     // Where the detector misses something, it has said so.
     if !missed.is_empty() {

@@ -20,7 +20,8 @@ pub(crate) fn measure(report: &mut Report) {
         ),
     );
     for (subject, trace) in [("xknock", false), ("xknock, --trace-kernel", true)] {
-        let figures = cost::one_door(trace).figures().expect("the kernel tells of a program");
+        let figures =
+            cost::one_door(trace).verifier_stats().expect("the kernel tells of a program");
         let rows = [
             (READ, figures.verified),
             ("bytes of the program", Some(figures.translated)),
