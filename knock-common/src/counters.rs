@@ -6,10 +6,10 @@ use crate::detect::Outcome;
 use crate::packet::Refusal;
 use crate::sealed::Fate;
 
-/// Index of a counter: one for each way a packet can end.
+/// Index of a counter: one for each way in which a packet can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// The parser found no knock in it.
+    /// The parser refused the packet.
     Refused(Refusal),
     /// A well-formed packet to a port of no interest.
     NotAStep,
@@ -20,11 +20,11 @@ pub enum Counter {
 }
 
 impl Counter {
-    /// How many there are.
+    /// Number of counters.
     pub const COUNT: usize = Self::BEFORE_SEALED + Fate::ALL.len();
     const BEFORE_SEALED: usize = 1 + Refusal::ALL.len() + Outcome::ALL.len();
 
-    /// Place in the per-CPU array.
+    /// Returns the place in the per-CPU array.
     #[inline(always)]
     pub const fn index(self) -> usize {
         match self {
@@ -35,7 +35,7 @@ impl Counter {
         }
     }
 
-    /// All of them, in the order of their index.
+    /// Returns all counters, in the order of their index.
     pub fn all() -> impl Iterator<Item = Self> {
         core::iter::once(Self::NotAStep)
             .chain(Refusal::ALL.into_iter().map(Self::Refused))
@@ -43,7 +43,7 @@ impl Counter {
             .chain(Fate::ALL.into_iter().map(Self::Sealed))
     }
 
-    /// Short name for logs and metrics.
+    /// Returns the short name for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotAStep => "not_a_step",

@@ -1,13 +1,12 @@
-//! What one candidate packet does to the progress of its source.
+//! The detector's decision about one candidate packet: how it changes the progress of its source.
 //!
-//! A source has up to [`TRACKS`] tracks past their first step and a few slots in the
-//! table of first steps. Every one of them that expects the packet's step takes it,
-//! so users behind one address may interleave their knocks, and doors may share
-//! ports. A step that none of them expects, and that begins nothing, is a wrong step:
-//! it ends all progress of its source.
+//! A source has at most [`TRACKS`] tracks past their first step, and a few slots in the table of
+//! first steps. Each of them that expects the packet's step takes it, so users behind one address
+//! may interleave their knocks, and doors may share ports. A step that none of them expects, and
+//! that begins no sequence, is a wrong step. It ends all progress of its source.
 //!
-//! Several CPUs may work for one source at once. Each word changes by
-//! compare-and-swap alone, and whoever loses the race looks again.
+//! Several CPUs may work for one source at once. Each word is changed by compare-and-swap alone,
+//! and a CPU that loses the race looks again.
 
 use core::cell::Cell;
 
@@ -19,72 +18,61 @@ use crate::progress::{Advance, Ticks, Track};
 use crate::sequence::{Edge, PortClass, Step, Transition};
 use crate::slots::{ATTEMPTS, replace};
 use crate::source::Source;
+use crate::word::Word;
 
-/// The word of no track and of no first step.
+/// The word of an empty slot, for a track and for a first step.
 const EMPTY: u64 = Track::EMPTY;
 const _: () = assert!(EMPTY == FirstStep::EMPTY);
 
-/// A word of 64 bits that several CPUs share.
-pub trait Word {
-    /// Reads it.
-    fn load(&self) -> u64;
-    /// Overwrites it; for words of which any recent value is right.
-    fn set(&self, new: u64);
-    /// Replaces `old` by `new`; false if it did not hold `old` any more.
-    fn swap(&self, old: u64, new: u64) -> bool;
-    /// The same number, which the compiler knows nothing about.
-    fn opaque(number: u64) -> u64;
-}
-
-/// How the attempt to report a completed sequence ended.
+/// Outcome of the attempt to report a completed sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// The agent will see it.
+    /// The event is on its way to the agent.
     Sent,
-    /// No room; nothing was claimed.
+    /// There was no room, so nothing was claimed.
     Full,
-    /// The claim failed; nothing was sent.
+    /// The claim failed, so nothing was sent.
     Unclaimed,
 }
 
-/// How an attempt to create an entry ended.
+/// Outcome of the attempt to create an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insert {
-    /// It is there now.
+    /// The entry was created.
     Done,
-    /// Another CPU was faster.
+    /// Another CPU created it first.
     Exists,
-    /// The map refused.
+    /// The map refused the entry.
     Failed,
 }
 
-/// The maps, as the detector needs them.
+/// Access to the maps.
 pub trait Store {
-    /// A shared word of this store.
+    /// A shared word of these maps.
     type Word: Word;
-    /// The transition of `edge`, if the trie has it.
+    /// Returns the transition of `edge`, if the trie has one.
     fn transition(&self, edge: &Edge) -> Option<Transition>;
-    /// The tracks of `source`, if it has an entry.
+    /// Returns the tracks of `source`, if it has an entry.
     fn tracks(&self, source: &Source) -> Option<&[Self::Word; TRACKS]>;
     /// Creates the entry of `source`.
     fn insert(&self, source: &Source, tracks: &[u64; TRACKS]) -> Insert;
-    /// The word, one of [`ACTIVITY`], that tells when a source of this hash last began.
+    /// Returns the word, one of [`ACTIVITY`], that says when a source of this hash last began.
     fn activity(&self, hash: u64) -> Option<&Self::Word>;
-    /// A bucket of first steps.
+    /// Returns a bucket of first steps.
     fn bucket(&self, index: u32) -> Option<&Bucket<Self::Word>>;
-    /// The moment that an event gets, in nanoseconds of `CLOCK_MONOTONIC`, for a packet
-    /// that was received at `now_ns` of the detector's own clock.
+    /// Returns the time for an event, in nanoseconds of `CLOCK_MONOTONIC`. `now_ns` is when the
+    /// packet came, by the detector's own clock.
     fn monotonic_ns(&self, now_ns: u64) -> u64;
-    /// Reserves room for `event`, then calls `claim`, and sends it if that is true.
+    /// Reserves room for `event`, then calls `claim`, and sends the event if that returns true.
     fn report(&self, event: &Event, claim: impl FnOnce() -> bool) -> Report;
 }
 
-/// What bounds progress; constant while a program is loaded.
+/// Bounds of progress, constant while a program is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Decoys that a source with progress may hit.
     pub strays: u8,
-    /// The longest `within` of any door, in ticks; older words are dead.
+    /// The longest `within` of any door, in ticks. Older words are dead.
     pub longest: u32,
     /// Buckets in the table of first steps, a power of two.
     pub buckets: u32,
@@ -92,7 +80,7 @@ pub struct Limits {
     pub key: [u64; 2],
 }
 
-/// What became of a candidate. If several apply, the greatest is it.
+/// The result for one candidate. If several apply, the greatest counts.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
@@ -125,7 +113,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All of them, in the order of their discriminants.
+    /// All outcomes, in the order of their discriminants.
     pub const ALL: [Self; 13] = [
         Self::Ignored,
         Self::Unexpected,
@@ -142,7 +130,7 @@ impl Outcome {
         Self::Contended,
     ];
 
-    /// Whether the packet matched a step, so that `knocks = "drop"` drops it.
+    /// Returns whether the packet matched a step, so that `knocks = "drop"` drops it.
     #[inline(always)]
     pub const fn matched(self) -> bool {
         self as u32 >= Self::Stayed as u32
@@ -153,10 +141,10 @@ impl Outcome {
         1 << self as u32
     }
 
-    /// The greatest outcome in a mask of them; `None` if it is empty.
+    /// Returns the greatest outcome in a mask, or `None` if the mask is empty.
     ///
-    /// A table instead of comparisons: what comes out of one is a single unknown to the
-    /// verifier, not a state for each outcome.
+    /// It looks into a table and compares nothing. A value from a table is a single unknown to the
+    /// verifier, while comparisons would make a state for each outcome.
     #[inline(always)]
     fn greatest<W: Word>(mask: u32) -> Option<Self> {
         static ALL: [Outcome; 13] = Outcome::ALL;
@@ -173,7 +161,7 @@ impl Outcome {
         ALL.get(W::opaque(position) as usize).copied()
     }
 
-    /// Short name for logs and metrics.
+    /// Returns the short name for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ignored => "ignored",
@@ -208,7 +196,7 @@ pub struct Detection<'a, S> {
     notes: &'a Cell<u32>,
 }
 
-/// Which table a word belongs to.
+/// The table to which a word belongs.
 #[derive(Clone, Copy)]
 enum Place {
     /// A bucket of first steps.
@@ -218,11 +206,11 @@ enum Place {
 }
 
 impl<'a, S: Store> Detection<'a, S> {
-    /// A packet to `step` from `source`, received at `now_ns`.
+    /// Prepares the work on a packet to `step` from `source`, received at `now_ns`.
     ///
-    /// `notes` collects what became of each word, as a mask. In the kernel it lives in a
-    /// map, because the verifier knows nothing about a map's contents: it would follow
-    /// every combination of outcomes if they were in registers or on the stack.
+    /// `notes` collects the outcome for each word, as a mask. In the kernel it lies in a map,
+    /// because the verifier assumes nothing about a map's contents. In registers or on the stack,
+    /// it would follow every combination of outcomes.
     #[inline(always)]
     pub fn new(
         store: &'a S,
@@ -240,15 +228,15 @@ impl<'a, S: Store> Detection<'a, S> {
         Self { store, step, source, now_ns, longest, strays, tag, hash, bucket, fingerprint, notes }
     }
 
-    /// Updates the progress of the source. `class` is that of the packet's step, and
-    /// not [`PortClass::NONE`].
+    /// Updates the progress of the source and returns the outcome. `class` is the class of the
+    /// packet's step, and not [`PortClass::NONE`].
     #[inline(always)]
     pub fn run(&self, class: PortClass) -> Outcome {
         let Some(activity) = self.store.activity(self.hash) else {
             return Outcome::InsertFailed;
         };
         if class.has(PortClass::FIRST) {
-            // Before the step is noted: whoever finds it not active finds no step either.
+            // Before the step is noted, so that a CPU that sees no activity misses no step.
             activity.set(WRITTEN | self.now().get());
         } else if !self.is_recent(activity) {
             let later = class.has(PortClass::LATER);
@@ -282,14 +270,14 @@ impl<'a, S: Store> Detection<'a, S> {
         Outcome::greatest::<S::Word>(self.notes.get()).unwrap_or(Outcome::Ignored)
     }
 
-    /// Whether a source that shares this word may have begun at most `longest` ago.
+    /// Returns whether a source that shares this word may have begun at most `longest` ago.
     #[inline(always)]
     fn is_recent(&self, activity: &S::Word) -> bool {
         let began = activity.load();
         began != 0 && self.now().since(Ticks::new(began)) <= self.longest as u64
     }
 
-    /// Does `one` to every word that belongs to the source.
+    /// Calls `one` with every word that belongs to the source.
     #[inline(always)]
     fn each_word(&self, bucket: &Bucket<S::Word>, one: impl Fn(&S::Word, Place)) {
         if bucket.may_have_later(self.now(), self.longest)
@@ -318,7 +306,7 @@ impl<'a, S: Store> Detection<'a, S> {
         Ticks::from_ns(self.now_ns)
     }
 
-    /// The track in `word`, if it is alive and of this source.
+    /// Returns the track in `word`, if it is alive and of this source.
     #[inline(always)]
     fn read(&self, place: Place, word: u64) -> Option<Track> {
         let track = match place {
@@ -332,7 +320,7 @@ impl<'a, S: Store> Detection<'a, S> {
         (alive && track.tag == self.tag).then_some(track)
     }
 
-    /// The word for `track`, which was read from `place`.
+    /// Returns the word for `track`, which was read from `place`.
     #[inline(always)]
     fn write(&self, place: Place, track: Track) -> u64 {
         match place {
@@ -382,9 +370,8 @@ impl<'a, S: Store> Detection<'a, S> {
         self.note(Outcome::Contended);
     }
 
-    /// Ends the track in `word`, unless it has come to expect this step since
-    /// [`Self::take`] looked: another CPU that handles the same packet, sent twice, may
-    /// have moved the track meanwhile.
+    /// Ends the track in `word`, unless it expects this step by now. Another CPU that handles the
+    /// same packet, sent twice, may have moved the track since [`Self::take`] looked.
     #[inline(always)]
     fn end(&self, word: &S::Word, place: Place) {
         for _ in 0..ATTEMPTS {
@@ -400,7 +387,7 @@ impl<'a, S: Store> Detection<'a, S> {
         self.note(Outcome::Contended);
     }
 
-    /// Changes the track in `word`; `how` returns `None` to end it.
+    /// Replaces the track in `word` by what `how` returns, or ends it if that is `None`.
     #[inline(always)]
     fn change(&self, word: &S::Word, place: Place, how: impl Fn(Track) -> Option<Track>) {
         for _ in 0..ATTEMPTS {
@@ -417,9 +404,8 @@ impl<'a, S: Store> Detection<'a, S> {
         self.note(Outcome::Contended);
     }
 
-    /// Gives a track that left the table of first steps a place among the tracks. If
-    /// it finds none, the first step goes back to where it was, so that the next try
-    /// of this step works.
+    /// Gives a place among the tracks to a track that left the table of first steps. If there is
+    /// none, the first step goes back to where it was, so that the next try of this step works.
     #[inline(always)]
     fn move_on(&self, from: &S::Word, old: u64, track: Track) {
         match self.place(track) {
@@ -435,8 +421,8 @@ impl<'a, S: Store> Detection<'a, S> {
     fn place(&self, track: Track) -> Outcome {
         let new = track.pack();
         if self.store.tracks(&self.source).is_none() {
-            // Did the compiler see that these are zeros, it would call memset(), a fourth
-            // function deep: more stack than kernels such as 6.1 allow.
+            // If the compiler saw that these are zeros, it would call memset(), a fourth function
+            // deep. That is more stack than kernels such as 6.1 allow.
             let empty = S::Word::opaque(EMPTY);
             match self.store.insert(&self.source, &[new, empty, empty, empty]) {
                 Insert::Done => return Outcome::Advanced,
@@ -447,12 +433,12 @@ impl<'a, S: Store> Detection<'a, S> {
         let Some(tracks) = self.store.tracks(&self.source) else {
             return Outcome::Contended;
         };
-        let done = replace(tracks, new, |word| track.rank::<S::Word>(word, self.now()));
+        let done =
+            replace(tracks, new, |word| track.eviction_priority::<S::Word>(word, self.now()));
         if done { Outcome::Advanced } else { Outcome::Contended }
     }
 
-    /// Notes a first step: in place of the same one, else in an empty slot, else of the
-    /// oldest.
+    /// Notes a first step: over the same one, else in an empty slot, else over the oldest.
     #[inline(always)]
     fn begin(&self, bucket: &Bucket<S::Word>) {
         let new = FirstStep {

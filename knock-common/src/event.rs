@@ -1,20 +1,20 @@
-//! What the detector reports to the agent through the ring buffer.
+//! The event that the detector reports to the agent through the ring buffer.
 
 pub use crate::abi::Event;
 use crate::sequence::DoorId;
 use crate::source::Source;
 
 impl Event {
-    /// Size of a record.
+    /// Size of a record in bytes.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// A completed sequence.
+    /// Describes a completed sequence.
     #[inline(always)]
     pub const fn new(source: Source, door: DoorId, time_ns: u64) -> Self {
         Self { source, time_ns, door }
     }
 
-    /// Reads a record; `None` if it has another size.
+    /// Reads a record. Returns `None` if it has another size.
     pub fn from_bytes(record: &[u8]) -> Option<Self> {
         let record: &[u8; Self::SIZE] = record.try_into().ok()?;
         let (source, rest) = record.split_first_chunk::<16>()?;

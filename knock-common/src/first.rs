@@ -1,50 +1,49 @@
 //! First steps, kept apart from later progress.
 //!
-//! A first step is what a stranger can flood from spoofed addresses. It goes into a
-//! fixed table of buckets, so that a flood neither pays for an insertion into a hash
-//! map nor evicts anyone who is further along. A bucket is one cache line; the oldest
-//! slot gives way.
+//! A stranger can flood first steps from spoofed addresses. They go into a fixed table of buckets,
+//! so that a flood neither pays for an insertion into a hash map nor evicts a source that is
+//! further along. A bucket is one cache line. Its oldest slot gives way.
 
 use crate::abi::WRITTEN;
 pub use crate::abi::{Bucket, SLOTS};
-use crate::detect::Word;
 use crate::progress::{self, Ticks, Track};
 use crate::sequence::{NodeId, Step};
 use crate::slots::{is_zero, replace};
+use crate::word::Word;
 
 impl<W: Word> Bucket<W> {
-    /// Notes that a source of this bucket comes further than its first step. Called
-    /// before it gets its track, so that whoever finds no note finds no track either.
+    /// Notes that a source of this bucket comes further than its first step. It is called before
+    /// the source gets its track, so that a CPU that finds no note would find no track either.
     #[inline(always)]
     pub fn mark_later(&self, now: Ticks) {
         self.later.set(WRITTEN | now.get());
     }
 
-    /// Whether a source of this bucket may have a track that began at most `longest`
-    /// ticks ago. If not, nobody needs to look for one: that saves a look-up in the
-    /// map of tracks for nearly all strangers.
+    /// Returns whether a source of this bucket may have a track that began at most `longest` ticks
+    /// ago. If not, the map of tracks need not be searched. That saves a look-up for nearly all
+    /// strangers.
     #[inline(always)]
     pub fn may_have_later(&self, now: Ticks, longest: u32) -> bool {
         let noted = self.later.load();
         noted != 0 && now.since(Ticks::new(noted)) <= longest as u64
     }
 
-    /// Writes `new` in place of the same step of the same source, else into an empty
-    /// slot, else over the oldest; false if other CPUs kept changing it.
+    /// Writes `new` over the same step of the same source, else into an empty slot, else over the
+    /// oldest. Returns false if other CPUs kept changing the slot.
     #[inline(always)]
     pub fn put(&self, new: FirstStep) -> bool {
-        replace(&self.slots, new.pack(), |word| new.rank::<W>(word))
+        replace(&self.slots, new.pack(), |word| new.eviction_priority::<W>(word))
     }
 }
 
-/// One source's first step.
+/// The first step of one source.
 ///
-/// Packed: fingerprint in bits 0 to 20, [`Step::index`] in 21 to 37, strays in 38 to
-/// 41, the low 22 bits of the start in 42 to 63 (wraps after 4.9 hours). A slot whose
-/// port is 0 is empty: port 0 is never a step.
+/// Packed: fingerprint in bits 0 to 20, [`Step::index`] in 21 to 37, strays in 38 to 41, the low 22
+/// bits of the start in 42 to 63 (wraps after 4.9 hours). A slot whose port is 0 is empty, because
+/// port 0 is never a step.
 ///
-/// Two sources of one bucket share a fingerprint once in two million; the one would
-/// then be credited with the other's first step, and still needs every later one.
+/// Two sources of one bucket share a fingerprint once in two million. One is then credited with the
+/// first step of the other, and still needs every later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstStep {
     /// 21 bits of the source's hash, none of which choose the bucket.
@@ -58,19 +57,20 @@ pub struct FirstStep {
 }
 
 impl FirstStep {
-    /// The packed form of no first step.
+    /// The word of an empty slot.
     pub const EMPTY: u64 = 0;
     const FINGERPRINT: u64 = (1 << 21) - 1;
     const TIME: u64 = (1 << 22) - 1;
 
-    /// Which bucket of `buckets` (a power of two), and which fingerprint, a hash names.
+    /// Returns the bucket, of `buckets` (a power of two), and the fingerprint that a hash stands
+    /// for.
     #[inline(always)]
     pub const fn place(hash: u64, buckets: u32) -> (u32, u32) {
         let bucket = (hash >> 32) as u32 & (buckets - 1);
         (bucket, (hash & Self::FINGERPRINT) as u32)
     }
 
-    /// Into the word that the table holds.
+    /// Packs the step into the word that the table holds.
     #[inline(always)]
     pub const fn pack(self) -> u64 {
         (self.fingerprint as u64 & Self::FINGERPRINT)
@@ -79,8 +79,8 @@ impl FirstStep {
             | (self.started.get() & Self::TIME) << 42
     }
 
-    /// From the word that the table holds; `None` if it is empty. The start is
-    /// completed from `now`, so what is older than a wrap looks younger than it is.
+    /// Unpacks the word that the table holds. Returns `None` if it is empty. The start is completed
+    /// from `now`, so a step that is older than a wrap looks younger than it is.
     #[inline(always)]
     pub const fn unpack(word: u64, now: Ticks) -> Option<Self> {
         let step = Step::from_index((word >> 21) as u32);
@@ -95,36 +95,39 @@ impl FirstStep {
         })
     }
 
-    /// Ticks since the step in `word` came. Any number if it is empty.
+    /// Returns the ticks since the step in `word` came. The number means nothing if the word is
+    /// empty.
     #[inline(always)]
     pub const fn age(word: u64, now: Ticks) -> u64 {
         progress::age(now.get().wrapping_sub(word >> 42), Self::TIME)
     }
 
-    /// Whether `word` holds a first step of the source with this fingerprint.
+    /// Returns whether `word` holds a first step of the source with this fingerprint.
     #[inline(always)]
     pub const fn is_of(word: u64, fingerprint: u32) -> bool {
         word & Self::FINGERPRINT == fingerprint as u64 && (word >> 21) as u16 != 0
     }
 
-    /// How gladly `word` is given up for this first step, never 0: most if it is the same step of the same source, then if it is empty, else by age.
+    /// Returns the eviction priority of `word` for this first step, never 0. The same step of the
+    /// same source has the highest, then an empty slot, then the oldest.
     #[inline(always)]
-    fn rank<W: Word>(self, word: u64) -> u64 {
+    fn eviction_priority<W: Word>(self, word: u64) -> u64 {
         const WHO_AND_WHAT: u64 = (1 << 38) - 1;
         let same = is_zero::<W>((self.pack() ^ word) & WHO_AND_WHAT);
         let empty = is_zero::<W>(word);
-        // A word of a moment later, by another CPU's clock, is young and not old.
+        // A word from a moment later, by the clock of another CPU, is young and not old.
         let age = self.started.get().wrapping_add(Ticks::SLACK).wrapping_sub(word >> 42);
         1 << 24 | same << 23 | empty << 22 | (age & Self::TIME)
     }
 
-    /// Whether `word` is empty.
+    /// Returns whether `word` is empty.
     #[inline(always)]
     pub const fn is_empty(word: u64) -> bool {
         (word >> 21) as u16 == 0
     }
 
-    /// The inverse of [`FirstStep::track`], for a track still on the first level.
+    /// Returns the first step of a track that is still on the first level. It is the inverse of
+    /// [`FirstStep::track`].
     #[inline(always)]
     pub const fn from_track(fingerprint: u32, track: Track) -> Self {
         Self {
@@ -135,7 +138,7 @@ impl FirstStep {
         }
     }
 
-    /// The same as a track, which can go on to a second step.
+    /// Returns the same step as a track, which can take a second step.
     #[inline(always)]
     pub const fn track(self, tag: u16) -> Track {
         Track { node: NodeId::first(self.step), strays: self.strays, tag, started: self.started }
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_word_is_nobody() {
+    fn the_empty_word_belongs_to_no_source() {
         assert!(FirstStep::is_empty(FirstStep::EMPTY));
         assert!(!FirstStep::is_of(FirstStep::EMPTY, 0));
         assert_eq!(FirstStep::unpack(FirstStep::EMPTY, Ticks::new(5)), None);
@@ -170,7 +173,10 @@ mod tests {
             started: Ticks::new(0),
         };
         let udp = FirstStep { step: Step::new(Protocol::Udp, 7000), ..tcp };
-        assert_ne!(tcp.rank::<HostWord>(udp.pack()), tcp.rank::<HostWord>(tcp.pack()));
+        assert_ne!(
+            tcp.eviction_priority::<HostWord>(udp.pack()),
+            tcp.eviction_priority::<HostWord>(tcp.pack())
+        );
         assert_ne!(tcp.track(0).node, udp.track(0).node);
     }
 
@@ -210,7 +216,8 @@ mod tests {
             prop_assert_eq!(read.started, started);
             prop_assert!(FirstStep::is_of(written.pack(), fingerprint));
             let again = first_step(fingerprint, index, 3, now);
-            prop_assert!(again.rank::<HostWord>(written.pack()) > again.rank::<HostWord>(FirstStep::EMPTY));
+            let priority = |word| again.eviction_priority::<HostWord>(word);
+            prop_assert!(priority(written.pack()) > priority(FirstStep::EMPTY));
         }
 
         #[test]

@@ -1,10 +1,10 @@
-//! What the XDP program and the agent must agree on, and every decision the
-//! detector takes.
+//! The code that the XDP program and the agent share: the layout of everything that crosses the
+//! line between the two, and every decision of the detector.
 //!
-//! Everything here is `no_std` and free of I/O: the same code runs in the kernel,
-//! in unit tests on the host, and in the agent when it simulates a port scan
-//! against a policy. What differs between those places comes in through two
-//! traits: [`packet::Bytes`] (access to a frame) and [`detect::Store`] (the maps).
+//! All of it is `no_std` and free of I/O, so that the same code runs in the kernel and in tests on
+//! the host. Two traits stand for what differs there: [`packet::Bytes`] for access to a frame, and
+//! [`detect::Store`] for the maps. With the feature `simulate`, `simulate` has a detector with its
+//! maps in memory, for tests and fuzz targets.
 
 #![no_std]
 
@@ -26,5 +26,6 @@ pub mod siphash;
 mod slots;
 pub mod source;
 pub mod traffic;
+pub mod word;
 
 pub use self::abi::LAYOUT;

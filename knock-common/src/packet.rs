@@ -1,16 +1,17 @@
-//! From the bytes of an Ethernet frame to a knock, or the reason why it is none.
+//! The packet parser: from the bytes of an Ethernet frame to a candidate, or to the reason why the
+//! packet is not a knock.
 //!
-//! The parser is generic over [`Bytes`], so the very same code runs in the kernel and
-//! on the host. It works in two stages, because nearly every packet ends after the
-//! first: [`parse`] finds protocol and port, [`Candidate::source`] checks the rest of a
-//! packet whose port is a step or a decoy.
+//! The parser is generic over [`Bytes`], so that the same code runs in the kernel and on the host.
+//! It works in two stages, because nearly every packet ends after the first. [`parse`] finds
+//! protocol and port. [`Candidate::source`] checks the rest of a packet whose port is a step or a
+//! decoy.
 
 use crate::sequence::{Protocol, Step};
 use crate::source::Source;
 
 /// Bounds-checked access to a frame.
 pub trait Bytes {
-    /// The `N` bytes from offset `at`, or `None` if the frame ends before.
+    /// Returns the `N` bytes from offset `at`, or `None` if the frame ends before.
     fn get<const N: usize>(&self, at: usize) -> Option<&[u8; N]>;
 }
 
@@ -20,7 +21,7 @@ impl Bytes for [u8] {
     }
 }
 
-/// Why a packet is no knock.
+/// The reason why a packet is not a knock.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -48,7 +49,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// All of them, in the order of their discriminants.
+    /// All reasons, in the order of their discriminants.
     pub const ALL: [Self; 10] = [
         Self::Truncated,
         Self::NotIp,
@@ -62,7 +63,7 @@ impl Refusal {
         Self::BadSource,
     ];
 
-    /// Short name for logs and metrics.
+    /// Returns the short name for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Truncated => "truncated",
@@ -84,9 +85,9 @@ impl Refusal {
 pub struct Candidate {
     /// Protocol and destination port.
     pub step: Step,
-    /// Where the IP header is.
+    /// Offset of the IP header.
     at: usize,
-    /// How far the transport header lies behind it if it is IPv6, else 0.
+    /// For IPv6, the distance from there to the transport header; for IPv4, 0.
     transport: usize,
 }
 
@@ -122,7 +123,7 @@ mod protocol {
 ///
 /// # Errors
 ///
-/// The first reason, from the outermost header inwards, why the frame is no knock.
+/// The first reason, from the outermost header inwards, why the frame is not a knock.
 #[inline(always)]
 pub fn parse<B: Bytes + ?Sized>(frame: &B) -> Result<Candidate, Refusal> {
     let header: &[u8; ETHERNET] = frame.get(0).ok_or(Refusal::Truncated)?;
@@ -166,7 +167,7 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Result<Candidate, Refusal> {
     Ok(Candidate { step, at, transport: 0 })
 }
 
-/// Length of an IPv4 header in bytes, 20 to 60.
+/// Returns the length of an IPv4 header in bytes, 20 to 60.
 #[inline(always)]
 fn ipv4_length(header: &[u8; IPV4_MIN]) -> Result<usize, Refusal> {
     const VERSION: u8 = 0x40;
@@ -254,7 +255,7 @@ impl Candidate {
         }
     }
 
-    /// Checks what [`parse`] left out and reads who sent the packet.
+    /// Checks what [`parse`] left out and returns the source of the packet.
     ///
     /// # Errors
     ///
@@ -312,7 +313,7 @@ impl Candidate {
         Ok(source)
     }
 
-    /// Where the payload of a datagram begins, and how long its own header says it is.
+    /// Returns where the payload of a datagram begins, and how long its own header says it is.
     ///
     /// # Errors
     ///
@@ -345,7 +346,7 @@ impl Candidate {
     }
 }
 
-/// The 16 bytes of an IPv6 header from offset `at`.
+/// Returns the 16 bytes of an IPv6 header from offset `at`.
 #[inline(always)]
 fn address(header: &[u8; IPV6], at: usize) -> Source {
     let mut octets = [0; 16];
@@ -353,8 +354,8 @@ fn address(header: &[u8; IPV6], at: usize) -> Source {
     Source(octets)
 }
 
-/// Ones' complement sum of an IPv4 header of `length` bytes; 0xffff if it is intact, in
-/// either order of bytes (RFC 1071).
+/// Returns the ones' complement sum of an IPv4 header of `length` bytes: 0xffff if the header is
+/// intact, in either order of bytes (RFC 1071).
 #[inline(always)]
 fn checksum<B: Bytes + ?Sized>(
     frame: &B,

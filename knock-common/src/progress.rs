@@ -1,12 +1,12 @@
-//! One track, a partial sequence of a source, packed into a `u64` so that a single
+//! One track: how far a source has come in a sequence, packed into a `u64` so that a single
 //! compare-and-swap changes all of it.
 
-use crate::detect::Word;
 use crate::sequence::{DoorId, Move, NodeId, Transition};
 use crate::slots::is_zero;
+use crate::word::Word;
 
-/// Time since boot in units of 2^22 ns (4.194304 ms, about a jiffy), 26 bits: wraps
-/// after 3.2 days.
+/// Time since boot in units of 2^22 ns (4.194304 ms, about a jiffy), 26 bits. It wraps after 3.2
+/// days.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticks(u64);
@@ -16,66 +16,65 @@ impl Ticks {
     const MASK: u64 = (1 << Self::BITS) - 1;
     const SHIFT: u32 = 22;
 
-    /// From a clock reading in nanoseconds.
+    /// Converts a clock reading in nanoseconds.
     #[inline(always)]
     pub const fn from_ns(ns: u64) -> Self {
         Self((ns >> Self::SHIFT) & Self::MASK)
     }
 
-    /// From a count of ticks.
+    /// Converts a count of ticks.
     #[inline(always)]
     pub const fn new(ticks: u64) -> Self {
         Self(ticks & Self::MASK)
     }
 
-    /// The count of ticks.
+    /// Returns the count of ticks.
     #[inline(always)]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// How far behind another CPU's clock reading may be when it is used, in ticks: a
+    /// How far a clock reading may be behind that of another CPU when it is used, in ticks. A
     /// packet may wait that long between the two.
     pub(crate) const SLACK: u64 = 16;
 
-    /// Ticks from `earlier` to `self`, across a wrap. If another CPU read `earlier` a
+    /// Returns the ticks from `earlier` to `self`, across a wrap. If another CPU read `earlier` a
     /// moment later, no time has passed.
     #[inline(always)]
     pub const fn since(self, earlier: Self) -> u64 {
         age(self.0.wrapping_sub(earlier.0), Self::MASK)
     }
 
-    /// `ticks` before `self`, across a wrap.
+    /// Returns the time `ticks` before `self`, across a wrap.
     #[inline(always)]
     pub const fn before(self, ticks: u64) -> Self {
         Self(self.0.wrapping_sub(ticks) & Self::MASK)
     }
 
-    /// A length of time as a number of ticks, rounded up; at most `u32::MAX`.
+    /// Converts a length of time to ticks, rounded up, at most `u32::MAX`.
     pub const fn from_duration(duration: core::time::Duration) -> u32 {
         let ticks = duration.as_nanos().div_ceil(1 << Self::SHIFT);
         if ticks > u32::MAX as u128 { u32::MAX } else { ticks as u32 }
     }
 }
 
-/// A difference of times modulo `mask + 1` as an age: a small step back is none.
+/// Returns a difference of times modulo `mask + 1` as an age. A small step back is age 0.
 #[inline(always)]
 pub(crate) const fn age(difference: u64, mask: u64) -> u64 {
     let age = difference & mask;
     if age > mask - Ticks::SLACK { 0 } else { age }
 }
 
-/// How far one sequence has come, and since when.
+/// How far a source has come in one sequence, and since when.
 ///
-/// Packed: node in bits 0 to 23, strays in 24 to 27, tag in 28 to 37, start in 38 to
-/// 63. A word whose node is the root is the empty track.
+/// Packed: node in bits 0 to 23, strays in 24 to 27, tag in 28 to 37, start in 38 to 63. A word
+/// whose node is the root is the empty track.
 ///
-/// The tag is there because the kernel may hand an entry of an LRU map to another
-/// source while a CPU still holds a pointer to it. Whoever reads the word sees that it
-/// is not about them.
+/// The kernel may hand an entry of an LRU map to another source while a CPU still holds a pointer
+/// to it. The tag shows that CPU that the word is not about its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Track {
-    /// Where in the trie.
+    /// The node of the trie.
     pub node: NodeId,
     /// Decoys hit on the way, 0 to 15.
     pub strays: u8,
@@ -85,27 +84,27 @@ pub struct Track {
     pub started: Ticks,
 }
 
-/// What a step does to a track.
+/// The effect of a step on a track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
-    /// Replace the track by this one.
+    /// The track is replaced by this one.
     To(Track),
-    /// Complete: report this door, empty the track.
+    /// The sequence is complete. This door is reported, and the track ends.
     Accept(DoorId),
-    /// A retransmission, nothing to do.
+    /// A retransmission, which changes nothing.
     Stay,
-    /// Right step, but too long after the first: empty the track.
+    /// The right step, but too long after the first. The track ends.
     Late,
 }
 
 impl Track {
-    /// The most strays a track can count.
+    /// The most strays that a track can count.
     pub const MAX_STRAYS: u8 = 15;
     const MAX_TAG: u16 = (1 << 10) - 1;
-    /// The packed form of no track.
+    /// The word of an empty slot.
     pub const EMPTY: u64 = 0;
 
-    /// Into the word that the progress map holds.
+    /// Packs the track into the word that the progress map holds.
     #[inline(always)]
     pub const fn pack(self) -> u64 {
         (self.node.0 & NodeId::MAX.0) as u64
@@ -114,7 +113,7 @@ impl Track {
             | self.started.get() << 38
     }
 
-    /// From the word that the progress map holds; `None` if it is empty.
+    /// Unpacks the word that the progress map holds. Returns `None` if it is empty.
     #[inline(always)]
     pub const fn unpack(word: u64) -> Option<Self> {
         let node = NodeId(word as u32 & NodeId::MAX.0);
@@ -129,16 +128,16 @@ impl Track {
         })
     }
 
-    /// The tag of a source with this hash.
+    /// Returns the tag of a source with this hash.
     #[inline(always)]
     pub const fn tag_of(hash: u64) -> u16 {
         (hash >> 22) as u16 & Self::MAX_TAG
     }
 
-    /// How gladly `word` is given up for this track at `now`, never 0: most if it is the
-    /// same track, then if it is none of this source, else by age.
+    /// Returns the eviction priority of `word` for this track at `now`, never 0. The same track has
+    /// the highest, then an empty word or one of another source, then the oldest.
     #[inline(always)]
-    pub(crate) fn rank<W: Word>(self, word: u64, now: Ticks) -> u64 {
+    pub(crate) fn eviction_priority<W: Word>(self, word: u64, now: Ticks) -> u64 {
         const NODE: u64 = NodeId::MAX.0 as u64;
         const TAG: u64 = (Track::MAX_TAG as u64) << 28;
         let difference = self.pack() ^ word;
@@ -148,7 +147,7 @@ impl Track {
         1 << 29 | same << 28 | (mine ^ 1) << 27 | (age & Ticks::MASK)
     }
 
-    /// Takes `transition`, found for this track's node and the packet's step.
+    /// Takes `transition`, which was found for this track's node and the packet's step.
     #[inline(always)]
     pub const fn advance(self, transition: Transition, now: Ticks) -> Advance {
         let step = transition.from(self.node);
@@ -165,7 +164,7 @@ impl Track {
         }
     }
 
-    /// The track after one more stray, or `None` if that was one too many: more than
+    /// Returns the track after one more stray, or `None` if that is one too many: more than
     /// `limit`, or more than the word can count.
     #[inline(always)]
     pub const fn stray(self, limit: u8) -> Option<Self> {
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_read_before_another_cpus_makes_nothing_old() {
+    fn a_clock_behind_that_of_another_cpu_makes_no_track_late() {
         let (earlier, later) = (Ticks::new(1000), Ticks::new(1001));
         assert_eq!(earlier.since(later), 0);
         let transition = Transition::accept(DoorId(7), 100);
@@ -240,20 +239,27 @@ mod tests {
         let other = Track { node: NodeId(NODE.0 + 1), ..new };
         let older = Track { started: Ticks::new(500), ..other };
         let stranger = Track { tag: 1, ..new };
-        let rank = |word| new.rank::<HostWord>(word, now);
-        let order = [other, older, stranger, track(Ticks::new(700))].map(|one| rank(one.pack()));
+        let priority = |word| new.eviction_priority::<HostWord>(word, now);
+        let order =
+            [other, older, stranger, track(Ticks::new(700))].map(|one| priority(one.pack()));
         assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
         assert_eq!(
-            rank(Track::EMPTY) >> 27,
-            rank(stranger.pack()) >> 27,
+            priority(Track::EMPTY) >> 27,
+            priority(stranger.pack()) >> 27,
             "as good as a stranger's"
         );
     }
 
     proptest! {
         #[test]
-        fn packing_loses_nothing(node in 1..=NodeId::MAX.0, strays in 0..=Track::MAX_STRAYS, hash: u64, ticks: u64) {
-            let track = Track { node: NodeId(node), strays, tag: Track::tag_of(hash), started: Ticks::new(ticks) };
+        fn packing_loses_nothing(
+            node in 1..=NodeId::MAX.0,
+            strays in 0..=Track::MAX_STRAYS,
+            hash: u64,
+            ticks: u64,
+        ) {
+            let (tag, started) = (Track::tag_of(hash), Ticks::new(ticks));
+            let track = Track { node: NodeId(node), strays, tag, started };
             prop_assert_eq!(Track::unpack(track.pack()), Some(track));
         }
 

@@ -1,8 +1,8 @@
 //! The outside of a sealed knock: what can be checked without opening it.
 //!
-//! One UDP datagram of [`SIZE`] bytes, the same for every key and every request:
+//! A sealed knock is one UDP datagram of [`SIZE`] bytes, the same for every key and every request:
 //!
-//! | bytes | what |
+//! | bytes | contents |
 //! |---|---|
 //! | 0..8 | key id, random, the only plaintext |
 //! | 8..16 | SipHash-2-4 tag over all other bytes |
@@ -10,20 +10,20 @@
 //! | 24..56 | fresh bytes: nonce, or ephemeral public key |
 //! | 56..184 | ciphertext with its authentication tag |
 //!
-//! `docs/sealed-knock.md` says what each of them is for.
+//! `docs/sealed-knock.md` explains each of them.
 
 use crate::abi::SEALED_SIZE;
 pub use crate::abi::{Clock, Gate, SealedEvent};
 use crate::siphash::SipKey;
 use crate::source::Source;
 
-/// Bytes of a datagram's payload.
+/// Bytes of the datagram's payload.
 pub const SIZE: usize = SEALED_SIZE;
 /// Words of eight bytes in it.
 pub const WORDS: usize = SIZE / 8;
-/// Where the fresh bytes are.
+/// Position of the fresh bytes.
 pub const FRESH: core::ops::Range<usize> = 24..56;
-/// Where the ciphertext is.
+/// Position of the ciphertext.
 pub const CIPHERTEXT: core::ops::Range<usize> = 56..SIZE;
 
 /// Positions of the words that are read one by one.
@@ -36,7 +36,7 @@ mod at {
 
 /// Access to the words of a packet, little-endian, by position below [`WORDS`].
 pub trait Words {
-    /// The word at this position.
+    /// Returns the word at this position.
     fn word(&self, position: usize) -> u64;
 }
 
@@ -48,7 +48,7 @@ impl Words for [u8; SIZE] {
     }
 }
 
-/// How a packet to a port of sealed knocks ended in the kernel.
+/// The end of a packet to a port of sealed knocks, as far as the kernel handles it.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
@@ -56,20 +56,20 @@ pub enum Fate {
     WrongSize,
     /// No key has this id.
     UnknownKey,
-    /// The tag is not that of this key.
+    /// The tag does not fit this key.
     WrongTag,
     /// The time is too far from that of this host.
     WrongTime,
     /// Not newer than a knock that was accepted.
     Replayed,
-    /// It passed, but there was no room to tell the agent.
+    /// It passed, but the ring buffer was full.
     EventLost,
     /// It passed, and the agent will open it.
     Passed,
 }
 
 impl Fate {
-    /// All of them, in the order of their discriminants.
+    /// All ends, in the order of their discriminants.
     pub const ALL: [Self; 7] = [
         Self::WrongSize,
         Self::UnknownKey,
@@ -80,7 +80,7 @@ impl Fate {
         Self::Passed,
     ];
 
-    /// Short name for logs and metrics.
+    /// Returns the short name for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::WrongSize => "sealed_wrong_size",
@@ -98,7 +98,7 @@ impl Fate {
 pub const EVENT_WORDS: usize = 3 + WORDS;
 
 impl SealedEvent {
-    /// Reads a record; `None` if it has another size.
+    /// Reads a record. Returns `None` if it has another size.
     pub fn from_bytes(record: &[u8]) -> Option<Self> {
         let (source, rest) = record.split_first_chunk::<16>()?;
         let (time_ns, rest) = rest.split_first_chunk::<8>()?;
@@ -107,13 +107,13 @@ impl SealedEvent {
     }
 }
 
-/// The key id of a packet, as the key of a map.
+/// Returns the key id of a packet, as the key of a map.
 #[inline(always)]
 pub fn key_id<W: Words + ?Sized>(packet: &W) -> u64 {
     packet.word(at::ID)
 }
 
-/// The tag that a packet should have: over all words but the tag itself.
+/// Returns the tag that a packet should have: over all words but the tag itself.
 #[inline(always)]
 fn tag<W: Words + ?Sized>(packet: &W, key: SipKey) -> u64 {
     key.hash::<{ WORDS - 1 }>(|position| {
@@ -121,21 +121,21 @@ fn tag<W: Words + ?Sized>(packet: &W, key: SipKey) -> u64 {
     })
 }
 
-/// Hides or shows the time: what it is combined with by exclusive or. It differs from
-/// packet to packet, because the fresh bytes do.
+/// Returns the mask of the time. Combined by exclusive or, it hides the time and shows it again. It
+/// differs from packet to packet, because the fresh bytes do.
 #[inline(always)]
 fn mask<W: Words + ?Sized>(packet: &W, key: SipKey) -> u64 {
     key.hash::<1>(|_| packet.word(at::FRESH))
 }
 
 impl Gate {
-    /// Checks the outside of a packet; the time it names.
+    /// Checks the outside of a packet and returns the time that it states.
     ///
-    /// `now_ns` is the wall clock, `window_ns` how far a packet may be off it.
+    /// `now_ns` is the wall clock. `window_ns` is how far a packet may be off it.
     ///
     /// # Errors
     ///
-    /// Why the packet goes no further.
+    /// The reason why the packet goes no further.
     #[inline(always)]
     pub fn check<W: Words + ?Sized>(
         &self,
@@ -157,25 +157,25 @@ impl Gate {
     }
 }
 
-/// Whether the tag of a packet is right.
+/// Returns whether the tag of a packet is right.
 #[inline(always)]
 pub fn tag_fits<W: Words + ?Sized>(packet: &W, key: SipKey) -> bool {
     tag(packet, key) == packet.word(at::TAG)
 }
 
-/// The time that a packet names.
+/// Returns the time that a packet states.
 #[inline(always)]
 pub fn shown_time<W: Words + ?Sized>(packet: &W, key: SipKey) -> u64 {
     packet.word(at::TIME) ^ mask(packet, key)
 }
 
-/// Writes the time into a packet whose fresh bytes are there.
+/// Writes the time into a packet that has its fresh bytes.
 pub fn set_time(packet: &mut [u8; SIZE], key: SipKey, time_ns: u64) {
     let masked = time_ns ^ mask(packet, key);
     packet[at::TIME * 8..][..8].copy_from_slice(&masked.to_le_bytes());
 }
 
-/// Writes the tag of a packet whose other bytes are done.
+/// Writes the tag into a packet that has all its other bytes.
 pub fn set_tag(packet: &mut [u8; SIZE], key: SipKey) {
     let tag = tag(packet, key);
     packet[at::TAG * 8..][..8].copy_from_slice(&tag.to_le_bytes());

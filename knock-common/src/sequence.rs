@@ -1,23 +1,23 @@
 //! The compiled doors: steps, nodes and the transitions between them.
 //!
-//! All sequences form one trie. Its root and first level are not stored: a port's
-//! class says whether it begins a sequence, and the node it leads to is
-//! [`NodeId::first`] of the step itself. A flood of first steps therefore costs no
-//! look-up here. Deeper edges live in one hash map from [`Edge`] to [`Transition`].
+//! All sequences form one trie. Its root and first level are not stored. The class of a port says
+//! whether a sequence begins there, and the node behind is [`NodeId::first`] of the step itself. A
+//! flood of first steps therefore costs no look-up here. Deeper edges live in one hash map from
+//! [`Edge`] to [`Transition`].
 
 pub use crate::abi::{DoorId, Edge, NodeId, PORTS, Protocol, Transition};
 
 impl Protocol {
-    /// Both of them.
+    /// Both protocols.
     pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
 
-    /// The IANA protocol number, as in the IP header.
+    /// Returns the IANA protocol number, as in the IP header.
     #[inline(always)]
     pub const fn number(self) -> u8 {
         self as u8
     }
 
-    /// As written in a config: `tcp` or `udp`.
+    /// Returns the name as written in a config: `tcp` or `udp`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -36,13 +36,13 @@ pub struct Step {
 }
 
 impl Step {
-    /// A step from its two parts.
+    /// Returns a step.
     #[inline(always)]
     pub const fn new(protocol: Protocol, port: u16) -> Self {
         Self { protocol, port }
     }
 
-    /// 17 bits that name the step: the protocol above the port.
+    /// Returns 17 bits that name the step: the protocol above the port.
     #[inline(always)]
     pub const fn index(self) -> u32 {
         let protocol = match self.protocol {
@@ -52,7 +52,7 @@ impl Step {
         protocol | self.port as u32
     }
 
-    /// The inverse of [`Step::index`]; bits above the seventeenth are ignored.
+    /// Returns the step with this index. Bits above the seventeenth are ignored.
     #[inline(always)]
     pub const fn from_index(index: u32) -> Self {
         let protocol = if index & (1 << 16) == 0 { Protocol::Tcp } else { Protocol::Udp };
@@ -67,7 +67,7 @@ impl core::fmt::Display for Step {
 }
 
 impl NodeId {
-    /// The node that a first step leads to.
+    /// Returns the node that a first step leads to.
     #[inline(always)]
     pub const fn first(step: Step) -> Self {
         Self(1 + step.index())
@@ -78,8 +78,8 @@ impl DoorId {
     /// No door.
     const NONE: Self = Self(0);
 
-    /// The identifier of the door called `name` (FNV-1a, 64 bits). Among ten thousand doors
-    /// two share one with a probability of 3e-12; a config in which they do is refused.
+    /// Returns the identifier of the door called `name` (FNV-1a, 64 bits). Among ten thousand doors
+    /// two share one with a probability of 3e-12. A config in which they do is refused.
     pub const fn of(name: &str) -> Self {
         const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
         const PRIME: u64 = 0x0000_0100_0000_01b3;
@@ -94,41 +94,42 @@ impl DoorId {
 }
 
 impl Edge {
-    /// The edge that leaves `node` by `step`.
+    /// Returns the edge that leaves `node` by `step`.
     #[inline(always)]
     pub const fn new(node: NodeId, step: Step) -> Self {
         Self { node: node.0, port: step.port, protocol: step.protocol.number(), reserved: 0 }
     }
 }
 
-/// What a transition does to a track that takes it.
+/// The effect of a transition on a track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
-    /// Go on to this node.
+    /// The track goes on to this node.
     Advance(NodeId),
-    /// The sequence is complete: report this door.
+    /// The sequence is complete, and this door is reported.
     Accept(DoorId),
-    /// A retransmission of a step already taken: nothing changes.
+    /// A retransmission of a step already taken, which changes nothing.
     Stay,
 }
 
 impl Transition {
-    /// Next step taken. `within` is in ticks, counted from the first step.
+    /// Returns the transition of a step that is not the last. `within` is in ticks, counted from
+    /// the first step.
     pub const fn advance(next: NodeId, within: u32) -> Self {
         Self { next: next.0, within, door: DoorId::NONE.0 }
     }
 
-    /// Last step taken, `door` is to be opened.
+    /// Returns the transition of the last step, which opens `door`.
     pub const fn accept(door: DoorId, within: u32) -> Self {
         Self { next: NodeId::ROOT.0, within, door: door.0 }
     }
 
-    /// A step of the path to `node`, seen again.
+    /// Returns the transition of a step on the path to `node` that is seen again.
     pub const fn stay(node: NodeId) -> Self {
         Self { next: node.0, within: u32::MAX, door: DoorId::NONE.0 }
     }
 
-    /// What happens to a track at `node`.
+    /// Returns the effect on a track at `node`.
     #[inline(always)]
     pub const fn from(self, node: NodeId) -> Move {
         if self.next == node.0 {
@@ -140,7 +141,7 @@ impl Transition {
         }
     }
 
-    /// The node that it leads to, if it takes a track further.
+    /// Returns the node that the transition leads to, if it takes a track at `node` further.
     pub const fn next(self, node: NodeId) -> Option<NodeId> {
         match self.from(node) {
             Move::Advance(next) => Some(next),
@@ -148,14 +149,14 @@ impl Transition {
         }
     }
 
-    /// Longest age, in ticks, of a track that may take this transition.
+    /// Returns the longest age, in ticks, of a track that may take this transition.
     #[inline(always)]
     pub const fn within(self) -> u32 {
         self.within
     }
 }
 
-/// What a port is to the detector, for one protocol.
+/// The class of a port for one protocol: what the port means to the detector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortClass(u8);
 
@@ -166,13 +167,13 @@ impl PortClass {
     pub const FIRST: Self = Self(1);
     /// Some sequence continues here.
     pub const LATER: Self = Self(2);
-    /// No step: a knock here counts against the source.
+    /// Not a step. A packet here counts against the source.
     pub const DECOY: Self = Self(4);
     /// Sealed knocks come here. Such a port is nothing else.
     pub const SEALED: Self = Self(8);
     const BITS: u32 = 4;
 
-    /// The class of `step` in the entry of its port.
+    /// Returns the class for `protocol` in the entry of a port.
     #[inline(always)]
     pub const fn of(entry: u8, protocol: Protocol) -> Self {
         match protocol {
@@ -181,7 +182,7 @@ impl PortClass {
         }
     }
 
-    /// `entry` with this class added for `protocol`.
+    /// Returns `entry` with this class added for `protocol`.
     pub const fn add_to(self, entry: u8, protocol: Protocol) -> u8 {
         match protocol {
             Protocol::Tcp => entry | self.0,
@@ -189,13 +190,13 @@ impl PortClass {
         }
     }
 
-    /// Whether this class includes all of `other`.
+    /// Returns whether this class includes all of `other`.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Whether the port is of no interest at all.
+    /// Returns whether the port is of no interest.
     #[inline(always)]
     pub const fn is_none(self) -> bool {
         self.0 == 0

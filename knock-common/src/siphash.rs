@@ -1,12 +1,12 @@
 //! SipHash-2-4 (Aumasson, Bernstein 2012) over a message of a fixed number of words.
 //!
-//! The length is a constant, so the number of rounds is too, and the kernel's verifier
+//! The length is a constant, so the number of rounds is one as well, and the kernel's verifier
 //! reads a straight line.
 
 pub use crate::abi::SipKey;
 
 impl SipKey {
-    /// The key that these bytes are.
+    /// Reads a key from its bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Self([
@@ -15,7 +15,7 @@ impl SipKey {
         ])
     }
 
-    /// The hash of `WORDS` little-endian words, which `word` gives by their position.
+    /// Returns the hash of `WORDS` little-endian words, which `word` returns by their position.
     #[inline(always)]
     pub fn hash<const WORDS: usize>(self, word: impl Fn(usize) -> u64) -> u64 {
         let Self([k0, k1]) = self;

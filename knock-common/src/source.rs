@@ -1,4 +1,4 @@
-//! The address a packet came from.
+//! The source: the address that a packet came from.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,23 +6,23 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use crate::abi::Source;
 
 impl Source {
-    /// The source of an IPv4 packet.
+    /// Returns the source of an IPv4 packet.
     #[inline(always)]
     pub const fn v4([a, b, c, d]: [u8; 4]) -> Self {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
 
-    /// The two halves, for hashing.
+    /// Returns the two halves, for hashing.
     #[inline(always)]
     pub const fn halves(&self) -> (u64, u64) {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
         (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p]))
     }
 
-    /// A keyed hash of the address, used to place first steps.
+    /// Returns a keyed hash of the address, which places first steps.
     ///
-    /// It need not be a cryptographic hash: its value never leaves the kernel, and
-    /// without `key` nobody can choose addresses that share a bucket.
+    /// It need not be a cryptographic hash. Its value never leaves the kernel, and without `key` an
+    /// attacker cannot choose addresses that share a bucket.
     #[inline(always)]
     pub const fn hash(&self, key: [u64; 2]) -> u64 {
         // Odd multipliers from splitmix64 (Steele, Lea, Flood 2014).

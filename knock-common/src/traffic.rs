@@ -1,19 +1,20 @@
 //! Traffic for the benchmark: frames of 64 bytes that differ in source and step.
 //!
-//! A pattern is written by the benchmark and read by XDP programs that only the
-//! benchmark loads. Checksums are right, so the frames are what a real host would take.
+//! A pattern is written by the benchmark and read by XDP programs that only the benchmark loads.
+//! Checksums are right, so a real host would take the frames.
 
 pub use crate::abi::{Pattern, STEPS};
 use crate::sequence::{Protocol, Step};
 
 /// Bytes of a frame on Ethernet, without the frame check sequence.
 pub const FRAME: usize = 64;
-/// Where the IPv4 header begins.
+/// Offset of the IPv4 header.
 pub const IPV4: usize = 14;
-/// Where the transport header begins.
+/// Offset of the transport header.
 pub const TRANSPORT: usize = IPV4 + 20;
 impl Pattern {
-    /// Frames from `mask + 1` sources that are no knock, or that cycle through `steps`.
+    /// Describes frames from `mask + 1` sources. They cycle through `steps`; without steps, each
+    /// has a random UDP port.
     ///
     /// # Panics
     ///
@@ -28,7 +29,7 @@ impl Pattern {
         Self { round: 0, turn: 0, source, mask, random: random.into(), steps, step }
     }
 
-    /// Source address and step of the next frame, given a random number.
+    /// Returns source address and step of the next frame, given a random number.
     #[inline(always)]
     pub fn next(&mut self, chance: u32) -> (u32, Step) {
         let (round, turn) = (self.round, self.turn);
@@ -48,7 +49,7 @@ impl Pattern {
     }
 }
 
-/// The IPv4 header of a frame, given the one before it: its addresses stay but for the
+/// Returns the IPv4 header of a frame, given the one before it. Its addresses stay but for the
 /// source, and its checksum is right (RFC 791).
 #[inline(always)]
 pub fn ipv4_header(before: &[u8; 20], source: u32, protocol: Protocol) -> [u8; 20] {
@@ -64,8 +65,8 @@ pub fn ipv4_header(before: &[u8; 20], source: u32, protocol: Protocol) -> [u8; 2
     header
 }
 
-/// The transport header for the 30 bytes behind an IPv4 header, padded with zeros to
-/// 20 bytes and followed by ten: an opening SYN or a datagram, with its checksum.
+/// Returns the transport header for the 30 bytes behind an IPv4 header, padded with zeros to 20
+/// bytes and followed by ten. It is an opening SYN or a datagram, with its checksum.
 #[inline(always)]
 pub fn transport_header(step: Step, source: u32, destination: u32, from_port: u16) -> [u8; 20] {
     const LENGTH: u16 = (FRAME - TRANSPORT) as u16;
@@ -86,7 +87,7 @@ pub fn transport_header(step: Step, source: u32, destination: u32, from_port: u1
         Protocol::Udp => {
             [header[4], header[5]] = LENGTH.to_be_bytes();
             sum += LENGTH as u32;
-            // RFC 768: a checksum of zero means none, so zero is sent as its other form.
+            // RFC 768: a checksum of zero means that there is none. Zero is sent in its other form.
             let checksum = match !fold(sum) {
                 0 => 0xffff,
                 checksum => checksum,
@@ -97,14 +98,14 @@ pub fn transport_header(step: Step, source: u32, destination: u32, from_port: u1
     header
 }
 
-/// The sum of the words of an IPv4 pseudo header (RFC 768, RFC 9293).
+/// Returns the sum of the words of an IPv4 pseudo header (RFC 768, RFC 9293).
 #[inline(always)]
 fn pseudo_header_sum(source: u32, destination: u32, protocol: Protocol, length: u16) -> u32 {
     let halves = |address: u32| (address >> 16) + (address & 0xffff);
     halves(source) + halves(destination) + protocol.number() as u32 + length as u32
 }
 
-/// RFC 1071, for a sum of fewer than 65,536 words.
+/// Folds a sum of fewer than 65,536 words (RFC 1071).
 #[inline(always)]
 fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);

@@ -1,4 +1,4 @@
-//! The parser on the host, with frames built by a library that knows nothing of it.
+//! The parser on the host, with frames built by an independent library.
 
 use std::net::IpAddr;
 
@@ -46,7 +46,7 @@ fn extended(frame: &[u8], first: u8, extensions: &[u8]) -> Vec<u8> {
     longer
 }
 
-/// Step and source, or the reason why not.
+/// Returns step and source, or the reason why the frame is not a knock.
 fn knock(frame: &[u8]) -> Result<(Step, Source), Refusal> {
     let candidate = parse(frame)?;
     Ok((candidate.step, candidate.source(frame)?))

@@ -1,4 +1,4 @@
-//! Several CPUs handle packets of one source at once: threads do here.
+//! Packets of one source that several CPUs handle at once. Threads stand for the CPUs.
 
 use std::collections::HashMap;
 use std::sync::Barrier;

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
-use knock_common::detect::Word;
+use knock_common::word::Word;
 
 /// A shared word. `AtomicU64::compare_exchange` does not exist for this target, so the
 /// instruction (Linux 5.12, 5ffa25502b5a) is written out.
@@ -54,10 +54,10 @@ impl Word for SharedWord {
     }
 }
 
-/// The same number, computed here and not later: the compiler neither knows what it is nor may
-/// move what it is made from behind this.
+/// Returns the same number, computed at this place. The compiler does not know what it is any more,
+/// and may not move behind this point what it is made from.
 #[inline(always)]
-pub(crate) fn as_it_is(mut number: u64) -> u64 {
+pub(crate) fn computed_here(mut number: u64) -> u64 {
     // SAFETY: a register is copied to itself.
     unsafe { asm!("{number} = {number}", number = inout(reg) number) };
     number

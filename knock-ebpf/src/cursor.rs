@@ -23,9 +23,9 @@ impl Bytes for Frame {
         if start + N > self.data_end {
             return None;
         }
-        // SAFETY: drivers place frames at even addresses (NET_IP_ALIGN), and every offset
-        // that the parser asks for is even. It lets the compiler load whole words; were
-        // it ever wrong, such a load would be unaligned and still right.
+        // SAFETY: drivers place frames at even addresses (NET_IP_ALIGN), and every offset that the
+        // parser asks for is even. It lets the compiler load whole words. If it were ever wrong,
+        // such a load would be unaligned and still right.
         unsafe { core::hint::assert_unchecked(start.is_multiple_of(2)) };
         // SAFETY: `start` to `start + N` lies between `data` and `data_end`, which stay
         // valid while the program runs; an array of bytes needs no alignment.

@@ -1,8 +1,8 @@
 //! The XDP program that detects knocks.
 //!
-//! It is thin on purpose: the parser and every decision come from `knock-common`,
-//! where they are tested on the host. Here are the maps, the access to packet bytes
-//! and shared words, and the order of work.
+//! It is thin on purpose. The parser and every decision come from `knock-common`, where they are
+//! tested on the host. This crate has the maps, the access to packet bytes and shared words, and
+//! the order of work.
 
 #![no_std]
 #![no_main]
@@ -39,8 +39,8 @@ fn knock(context: XdpContext) -> u32 {
     watch(&context)
 }
 
-/// It never drops a packet unless the agent asked for it, and never lets one in that
-/// the firewall would not: it only watches.
+/// Handles one packet. It never drops one unless the agent asked for it, and never lets one in that
+/// the firewall would not.
 #[inline(always)]
 fn watch(context: &XdpContext) -> u32 {
     let frame = Frame::new(context);
@@ -52,29 +52,29 @@ fn watch(context: &XdpContext) -> u32 {
     if class.is_none() {
         return pass(Counter::NotAStep);
     }
-    // One value from here on, which the compiler knows nothing about: to keep its parts over a
-    // look-up would cost places on a stack that is full. With what is called from here it may
-    // have 512 bytes, and Linux 6.1 counts each function in units of 32.
-    let packed = atomic::as_it_is(candidate.pack());
+    // From here on the candidate is one value that the compiler cannot look into. To keep its parts
+    // over a look-up would cost places on a stack that is full: 512 bytes for this function and
+    // all that it calls, and Linux 6.1 counts each function in units of 32.
+    let packed = atomic::computed_here(candidate.pack());
     let Some(desk) = maps::desk() else {
         return XDP_PASS;
     };
     desk.candidate.set(packed);
     if maps::class(Candidate::unpack(packed).step).has(PortClass::SEALED) {
-        return sealed::look(context.ctx);
+        return sealed::inspect(context.ctx);
     }
     detect(context.ctx)
 }
 
-/// What is done for packets to a step or a decoy only. A function of its own, so that all
-/// other packets do not pay for its stack and registers.
+/// Handles packets to a step or a decoy. It is a function of its own, so that all other packets do
+/// not pay for its stack and registers.
 ///
-/// The candidate lies on the desk: what comes out of a map is one unknown to the verifier,
-/// so it reads this function once, and not once for every chain of headers.
+/// The candidate lies on the desk. What comes out of a map is one unknown to the verifier, so it
+/// reads this function once, and not once for every chain of headers.
 #[inline(never)]
 fn detect(context: *mut xdp_md) -> u32 {
-    // Were the compiler to see what is done with the pointer, it would load the packet's
-    // bounds in the caller and hand those over, as integers in the verifier's eyes.
+    // If the compiler saw what is done with the pointer, it would load the packet's bounds in the
+    // caller and hand those over. To the verifier they would be integers.
     let context = &XdpContext::new(core::hint::black_box(context));
     let frame = &Frame::new(context);
     let Some(desk) = maps::desk() else {
@@ -101,7 +101,7 @@ fn pass(counter: Counter) -> u32 {
     XDP_PASS
 }
 
-/// The kernel lends its GPL-only helpers to programs that name this licence.
+/// The licence. The kernel lends its GPL-only helpers to programs that name it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,6 +1,7 @@
-//! Every map and every setting of the program, and how the detector reaches them.
+//! The maps and variables of the program, and how the detector reaches them.
 //!
-//! The sizes here are the smallest that load; the agent sets the real ones.
+//! Their names are listed in `knock_common::abi`, and a test of the detector crate compares the
+//! two. The sizes here are the smallest that load. The agent sets the real ones.
 
 use core::cell::{Cell, UnsafeCell};
 
@@ -10,11 +11,12 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use knock_common::counters::{Counter, Counters};
-use knock_common::detect::{ACTIVITY, Insert, Limits, Report, Store, TRACKS, Word};
+use knock_common::detect::{ACTIVITY, Insert, Limits, Report, Store, TRACKS};
 use knock_common::event::Event;
 use knock_common::first::Bucket;
 use knock_common::sequence::{Edge, PORTS, PortClass, Step, Transition};
 use knock_common::source::Source;
+use knock_common::word::Word as _;
 
 use crate::atomic::SharedWord;
 
@@ -26,8 +28,8 @@ static TRIE: HashMap<Edge, Transition> = HashMap::with_max_entries(1, 0);
 #[map]
 static RECENT: Array<[SharedWord; ACTIVITY]> = Array::with_max_entries(1, 0);
 
-/// First steps, by hash of the source. Nobody maps it into memory, but the kernel begins
-/// a map of that kind at a page, so that each bucket is one cache line (Linux 5.5,
+/// First steps, by hash of the source. The map is mappable but is never mapped into memory. The
+/// kernel begins a map of that kind at a page, so that each bucket is one cache line (Linux 5.5,
 /// fc9702273e2e).
 #[map]
 static FIRST: Array<Bucket<SharedWord>> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -40,22 +42,23 @@ static PROGRESS: LruHashMap<Source, [SharedWord; TRACKS]> = LruHashMap::with_max
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// How packets ended, for each CPU.
+/// How many packets ended in which way, for each CPU.
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// What is known of the current packet, on each CPU.
+/// Scratch space for the current packet, on each CPU.
 #[map]
 static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(1, 0);
 
-/// See [`DESK`].
+/// Scratch space for one packet. A value that was read from here is a single unknown to the
+/// verifier.
 #[repr(C)]
 pub(crate) struct Desk {
     /// The packet, as [`Candidate::pack`] gave it.
     ///
     /// [`Candidate::pack`]: knock_common::packet::Candidate::pack
     pub(crate) candidate: Cell<u64>,
-    /// What became of the words that it concerns.
+    /// The outcomes for the words of its source, as a mask.
     pub(crate) notes: Cell<u32>,
     _padding: u32,
 }
@@ -63,8 +66,9 @@ pub(crate) struct Desk {
 // SAFETY: each CPU has its own, and handles one packet at a time.
 unsafe impl Sync for Desk {}
 
-/// One byte a port. A variable rather than a map of its own: its address is part of the
-/// program, so no look-up is needed. The agent finds it as the only one in `.bss`.
+/// The classes of all ports, one byte each. It is a variable and not a map of its own: its address
+/// is part of the program, so no look-up is needed. The agent writes it as the map `.bss`, in which
+/// it is alone.
 #[unsafe(no_mangle)]
 static CLASSES: Classes = Classes(UnsafeCell::new([0; PORTS]));
 
@@ -91,7 +95,7 @@ static HASH_KEY_1: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static DROP_KNOCKS: Global<u32> = Global::new(0);
 
-/// What bounds progress, as the agent set it.
+/// Returns the bounds of progress, as the agent set them.
 #[inline(always)]
 pub(crate) fn limits() -> Limits {
     Limits {
@@ -102,17 +106,17 @@ pub(crate) fn limits() -> Limits {
     }
 }
 
-/// Whether packets that matched a step are dropped.
+/// Returns whether packets that matched a step are dropped.
 #[inline(always)]
 pub(crate) fn drop_knocks() -> bool {
     DROP_KNOCKS.load() != 0
 }
 
-/// What the port of `step` is.
+/// Returns the class of the port of `step`.
 #[inline(always)]
 pub(crate) fn class(step: Step) -> PortClass {
-    // To verifiers like that of Linux 6.1, a number whose bytes were swapped may be anything;
-    // the compiler knows better, and would leave the mask out if it saw where this comes from.
+    // To verifiers like that of Linux 6.1, a number whose bytes were swapped may be anything. The
+    // compiler knows better, and would leave the mask out if it saw where the number comes from.
     let port = SharedWord::opaque(step.port.into()) as usize & (PORTS - 1);
     // SAFETY: the port is below the number of entries.
     let entry = unsafe { CLASSES.0.get().cast::<u8>().add(port) };
@@ -121,8 +125,8 @@ pub(crate) fn class(step: Step) -> PortClass {
     PortClass::of(entry, step.protocol)
 }
 
-/// Time since boot, in nanoseconds but counted in jiffies. Not the monotonic clock: it
-/// starts at another moment.
+/// Returns the time since boot, in nanoseconds but counted in jiffies. It is not the monotonic
+/// clock, which starts at another moment.
 #[inline(always)]
 pub(crate) fn uptime_ns() -> u64 {
     // SAFETY: the helper takes no arguments; it exists since Linux 5.6 (5576b991e9c1),
@@ -130,7 +134,7 @@ pub(crate) fn uptime_ns() -> u64 {
     unsafe { bpf_jiffies64() }.wrapping_mul(JIFFY_NS.load())
 }
 
-/// The desk of this CPU.
+/// Returns the desk of this CPU.
 #[inline(always)]
 pub(crate) fn desk() -> Option<&'static Desk> {
     let desk = DESK.get_ptr_mut(0)?;
@@ -146,13 +150,13 @@ pub(crate) fn count(counter: Counter) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0)
         && index < Counter::COUNT
     {
-        // SAFETY: the entry belongs to this CPU and a program is not preempted by
-        // itself on one CPU; the index is in range.
+        // SAFETY: the entry belongs to this CPU, a program is not preempted by itself on one CPU,
+        // and the index is in range.
         unsafe { (*counters).0[index] += 1 };
     }
 }
 
-/// The maps as the detector sees them.
+/// The maps, as the detector reaches them.
 pub(crate) struct Maps;
 
 impl Store for Maps {
@@ -161,15 +165,15 @@ impl Store for Maps {
     #[inline(always)]
     fn transition(&self, edge: &Edge) -> Option<Transition> {
         // SAFETY: transitions are plain integers. The kernel may give the place of one that the
-        // agent replaces or deletes to another; before that happens, the agent waits until no
+        // agent replaces or deletes to another one. Before that happens, the agent waits until no
         // packet is under way that could be reading it.
         unsafe { TRIE.get(edge) }.copied()
     }
 
     #[inline(always)]
     fn tracks(&self, source: &Source) -> Option<&[SharedWord; TRACKS]> {
-        // SAFETY: every word is only changed by compare-and-swap. The kernel may give
-        // the entry to another source at any time; tags tell (`progress.rs`).
+        // SAFETY: every word is only changed by compare-and-swap. The kernel may give the entry to
+        // another source at any time, which the tags show (`progress.rs`).
         unsafe { PROGRESS.get(source) }
     }
 

@@ -1,4 +1,5 @@
-//! Sealed knocks: what is forged or old ends here; the rest goes to the agent, whole.
+//! The checks of sealed knocks. Packets that are forged or old end here. The others go to the
+//! agent, whole.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -17,7 +18,7 @@ use knock_common::source::Source;
 use crate::cursor::Frame;
 use crate::maps;
 
-/// What is known of each key, by its id. Its entries take memory when they are made.
+/// The gate of each key, by key id. Entries take memory when they are made.
 #[map]
 static KEYS: HashMap<u64, Gate> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
@@ -25,7 +26,7 @@ static KEYS: HashMap<u64, Gate> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PR
 #[map]
 static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
 
-/// Packets that passed, for the agent: 606 of them with their headers.
+/// Packets that passed, for the agent. There is room for 606 with their headers.
 #[map]
 static SEALED: RingBuf = RingBuf::with_byte_size(1 << 17, 0);
 
@@ -36,9 +37,9 @@ impl Words for Payload<'_> {
     #[inline(always)]
     fn word(&self, position: usize) -> u64 {
         let word: u64;
-        // SAFETY: the word is inside the array. Its address need not be a multiple of eight,
-        // which both architectures take (HAVE_EFFICIENT_UNALIGNED_ACCESS); left to itself,
-        // the compiler would put it together from four loads.
+        // SAFETY: the word is inside the array. Its address need not be a multiple of eight, and
+        // both architectures take that (HAVE_EFFICIENT_UNALIGNED_ACCESS). Without the instruction,
+        // the compiler would put the word together from four loads.
         unsafe {
             asm!(
                 "{word} = *(u64 *)({at} + 0)",
@@ -51,10 +52,10 @@ impl Words for Payload<'_> {
     }
 }
 
-/// What is done for datagrams to a port of sealed knocks only; a function of its own for
-/// the same reasons as `detect`.
+/// Handles datagrams to a port of sealed knocks. It is a function of its own for the same reasons
+/// as `detect`.
 #[inline(never)]
-pub(crate) fn look(context: *mut xdp_md) -> u32 {
+pub(crate) fn inspect(context: *mut xdp_md) -> u32 {
     let context = &XdpContext::new(core::hint::black_box(context));
     let frame = &Frame::new(context);
     let Some(desk) = maps::desk() else {
@@ -80,8 +81,8 @@ fn check(frame: &Frame, source: Source, at: usize, length: usize) -> Fate {
     let Some(payload) = frame.get::<SIZE>(at).map(Payload) else {
         return Fate::WrongSize;
     };
-    // SAFETY: the agent replaces a gate as a whole; a newest time that is read while it
-    // changes is either of the two on a machine of 64 bits.
+    // SAFETY: the agent replaces a gate as a whole. On a machine of 64 bits, a newest time that is
+    // read while it changes is either of the two.
     let Some(gate) = (unsafe { KEYS.get(key_id(&payload)) }) else {
         return Fate::UnknownKey;
     };
@@ -102,7 +103,7 @@ fn report(payload: &Payload<'_>, source: Source, time_ns: u64) -> Fate {
     let Some(mut entry) = SEALED.reserve::<[MaybeUninit<u64>; EVENT_WORDS]>(0) else {
         return Fate::EventLost;
     };
-    // SAFETY: each word by itself may be uninitialized, so there is nothing to be initialized.
+    // SAFETY: the type lets each word be uninitialized.
     let event = unsafe { entry.assume_init_mut() };
     let (high, low) = source.halves();
     event[0].write(high);

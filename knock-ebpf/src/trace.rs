@@ -1,21 +1,22 @@
-//! Messages for `--trace-kernel`. While the agent leaves the log level at 0, the
-//! verifier removes all of this as dead code.
+//! Messages for `--trace-kernel`. While the agent leaves `TRACE` at 0, the verifier removes all of
+//! this as dead code.
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::info;
-use knock_common::detect::{Outcome, Word as _};
+use knock_common::detect::Outcome;
 use knock_common::sequence::{Protocol, Step};
 use knock_common::source::Source;
+use knock_common::word::Word as _;
 
 use crate::atomic::SharedWord;
 
 #[unsafe(no_mangle)]
 static TRACE: Global<u32> = Global::new(0);
 
-/// One message; the source is an IPv6 address, mapped if it is IPv4. The logging macro
-/// takes nothing but a literal, so the text comes with its place holders.
+/// Writes one message. The source is an IPv6 address, mapped if it is IPv4. The logging macro takes
+/// nothing but a literal, so the text comes with its place holders.
 macro_rules! say {
     ($context:expr, $source:expr, $step:expr, $format:literal) => {{
         let protocol = match $step.protocol {
@@ -26,22 +27,23 @@ macro_rules! say {
     }};
 }
 
-/// Says what became of a candidate.
+/// Reports the outcome for a candidate.
 #[inline(always)]
 pub(crate) fn outcome(context: &XdpContext, source: &Source, step: Step, outcome: Outcome) {
     static ALL: [Outcome; Outcome::ALL.len()] = Outcome::ALL;
     if TRACE.load() == 0 {
         return;
     }
-    // Whatever the verifier knows of these two, it would read the function below once more
-    // for: out of a table, the outcome is one unknown.
+    // The verifier would read the function below once for every value that it knows of these two.
+    // Out of a table, the outcome is one unknown.
     let step = SharedWord::opaque(step.index().into()) as u32;
     if let Some(outcome) = ALL.get(SharedWord::opaque(outcome as u64) as usize) {
         write(context.ctx, source, step, *outcome);
     }
 }
 
-/// A function of its own, because its stack would be in the detector's way.
+/// Writes the message. It is a function of its own, because its stack would be in the detector's
+/// way.
 #[inline(never)]
 fn write(context: *mut xdp_md, source: &Source, step: u32, outcome: Outcome) {
     let context = &XdpContext::new(context);

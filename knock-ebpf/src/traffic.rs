@@ -1,5 +1,5 @@
-//! Programs for the benchmark, which the agent never loads: one that does nothing, and
-//! such that change the frame before they do what they are for.
+//! Programs for the benchmark, which the agent never loads. One does nothing. The others change the
+//! frame before they do their work.
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
@@ -13,7 +13,7 @@ use knock_common::traffic::{FRAME, IPV4, Pattern, TRANSPORT, ipv4_header, transp
 #[map]
 static PATTERN: Array<Pattern> = Array::with_max_entries(1, 0);
 
-/// What the detector is compared with.
+/// Does nothing. The detector is compared with it.
 #[xdp(frags)]
 fn empty(_: XdpContext) -> u32 {
     XDP_PASS
@@ -25,19 +25,20 @@ fn vary_empty(context: XdpContext) -> u32 {
     if vary(context.ctx) { XDP_PASS } else { XDP_ABORTED }
 }
 
-/// Changes the frame and lets the detector see it.
+/// Changes the frame and runs the detector on it.
 #[xdp(frags)]
 fn vary_knock(context: XdpContext) -> u32 {
     if vary(context.ctx) { crate::watch(&context) } else { XDP_ABORTED }
 }
 
-/// Changes the frame and sends it out where it seems to come from.
+/// Changes the frame and sends it out of the interface that it seems to come from.
 #[xdp(frags)]
 fn vary_send(context: XdpContext) -> u32 {
     if vary(context.ctx) { XDP_TX } else { XDP_ABORTED }
 }
 
-/// Writes the next source and step of the pattern into the frame; false if it is too short.
+/// Writes the next source and step of the pattern into the frame. Returns false if the frame is too
+/// short.
 #[inline(never)]
 fn vary(context: *mut xdp_md) -> bool {
     write_next(&XdpContext::new(core::hint::black_box(context))).is_some()
@@ -46,7 +47,7 @@ fn vary(context: *mut xdp_md) -> bool {
 #[inline(always)]
 fn write_next(context: &XdpContext) -> Option<()> {
     let pattern = PATTERN.get_ptr_mut(0)?;
-    // SAFETY: one CPU runs the benchmark; were there two, frames would repeat.
+    // SAFETY: one CPU runs the benchmark. With two, frames would repeat.
     let pattern = unsafe { &mut *pattern };
     // SAFETY: the helper takes no arguments.
     let chance = unsafe { bpf_get_prandom_u32() };
@@ -55,8 +56,8 @@ fn write_next(context: &XdpContext) -> Option<()> {
     if start + FRAME > end {
         return None;
     }
-    // SAFETY: the frame has `FRAME` bytes, which hold this header, and no one else looks
-    // at it while the program runs; frames begin at even addresses (see `cursor.rs`).
+    // SAFETY: the frame has `FRAME` bytes, which hold this header. Nothing else reads it while the
+    // program runs, and frames begin at even addresses (see `cursor.rs`).
     let network = unsafe { &mut *((start + IPV4) as *mut Header) };
     // SAFETY: as above; the two headers do not overlap.
     let transport = unsafe { &mut *((start + TRANSPORT) as *mut Header) };
@@ -67,8 +68,8 @@ fn write_next(context: &XdpContext) -> Option<()> {
     Some(())
 }
 
-/// Twenty bytes as words, because the detector reads them so: a CPU that has written
-/// single bytes waits before it can read them as words, and that would be measured.
+/// Twenty bytes as words, because the detector reads them so. A CPU that has written single bytes
+/// waits before it can read them as words, and that would be measured.
 type Header = [u16; 10];
 
 #[inline(always)]

@@ -1,5 +1,4 @@
-//! The detector on the host, with its maps in memory. For userspace only: tests, and
-//! simulations of port scans against a policy.
+//! The detector on the host, with its maps in memory. For tests and fuzz targets.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -8,13 +7,14 @@ use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::vec::Vec;
 
-use crate::detect::{ACTIVITY, Detection, Insert, Limits, Outcome, Report, Store, TRACKS, Word};
+use crate::detect::{ACTIVITY, Detection, Insert, Limits, Outcome, Report, Store, TRACKS};
 use crate::event::Event;
 use crate::first::Bucket;
 use crate::sequence::{Edge, PORTS, PortClass, Step, Transition};
 use crate::source::Source;
+use crate::word::Word;
 
-/// Sources past their first step that a simulation remembers; more are refused.
+/// Sources past their first step that a simulation remembers. Entries for more are refused.
 pub const MAX_SOURCES: usize = 1024;
 
 /// One shared word.
@@ -22,7 +22,7 @@ pub const MAX_SOURCES: usize = 1024;
 pub struct HostWord(AtomicU64);
 
 impl HostWord {
-    /// A word that holds `word`.
+    /// Returns a word that holds `word`.
     pub const fn new(word: u64) -> Self {
         Self(AtomicU64::new(word))
     }
@@ -63,7 +63,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// A detector that has seen nothing yet.
+    /// Creates a detector that has seen nothing yet.
     pub fn new(
         limits: Limits,
         classes: &[u8; PORTS],
@@ -82,7 +82,7 @@ impl Simulation {
         }
     }
 
-    /// Delivers one packet; `None` if its port is of no interest.
+    /// Delivers one packet. Returns `None` if its port is of no interest.
     pub fn knock(&self, source: Source, step: Step, now_ns: u64) -> Option<Outcome> {
         let class = PortClass::of(self.classes[usize::from(step.port)], step.protocol);
         let notes = Cell::new(0);
@@ -90,17 +90,17 @@ impl Simulation {
             .then(|| Detection::new(self, self.limits, step, source, now_ns, &notes).run(class))
     }
 
-    /// The events so far, in order; they are gone afterwards.
+    /// Returns the events so far, in order, and forgets them.
     pub fn take_events(&self) -> Vec<Event> {
         core::mem::take(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether the progress map refuses new entries from now on.
+    /// Sets whether the progress map refuses new entries from now on.
     pub fn refuse_inserts(&self, refuse: bool) {
         self.refuse_inserts.store(refuse, SeqCst);
     }
 
-    /// Whether the ring buffer has no room from now on.
+    /// Sets whether the ring buffer has no room from now on.
     pub fn fill_ring(&self, full: bool) {
         self.ring_full.store(full, SeqCst);
     }
