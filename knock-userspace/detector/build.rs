@@ -1,4 +1,4 @@
-//! Builds the XDP program and puts the object at `OUT_DIR/knock-ebpf`, to be embedded.
+//! The build of the XDP program, whose object is put at `OUT_DIR/knock-ebpf` to be embedded.
 
 use std::env;
 
@@ -24,8 +24,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Sets what aya-build does not: how its cargo finds the linker, may use a stable compiler, and
-/// reports errors and warnings only. aya-build turns each line of that cargo into a warning of
-/// this build.
+/// reports errors and warnings only. aya-build turns each line of that cargo into a warning of this
+/// build.
 fn set_environment(toolchain: &BpfToolchain) {
     // SAFETY: the build script has started no thread yet that could read the environment.
     unsafe { env::set_var("PATH", toolchain.path()) };

@@ -9,7 +9,7 @@ use knock_policy::Attach;
 
 use super::DetectorError;
 
-/// How the detector is attached to an interface.
+/// The place at which the detector is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachedMode {
     /// In the driver.
@@ -27,7 +27,7 @@ impl fmt::Display for AttachedMode {
     }
 }
 
-/// Attaches `program` to the interface with this index; the link, and the mode.
+/// Attaches `program` to the interface with this index. Returns the link and the mode.
 pub(super) fn attach(
     program: &mut Xdp,
     (index, name): (u32, &str),
@@ -78,15 +78,15 @@ fn try_mode(
     })
 }
 
-/// Makes `link` run `program` instead of what it runs, in one step.
+/// Makes `link` run `program` in place of the one that it runs, in one step.
 pub(super) fn swap(program: &mut Xdp, link: FdLink) -> Result<FdLink, DetectorError> {
     let link = XdpLink::try_from(link).map_err(DetectorError::link)?;
     let id = program.attach_to_link(link).map_err(DetectorError::from)?;
     as_fd_link(program.take_link(id).map_err(DetectorError::from)?)
 }
 
-/// Every kernel at or above the floor has links (Linux 5.9, aa8d3a716b59); aya's other
-/// way, without one, leaves nothing that can be pinned or swapped.
+/// Returns the link as a file descriptor. Every kernel at or above the floor has such links (Linux
+/// 5.9, aa8d3a716b59). aya's other way, without one, leaves nothing that can be pinned or swapped.
 fn as_fd_link(link: XdpLink) -> Result<FdLink, DetectorError> {
     FdLink::try_from(link).map_err(DetectorError::link)
 }
@@ -102,7 +102,7 @@ fn errno(error: &ProgramError) -> Option<i32> {
     None
 }
 
-/// The name that a loaded program was given, if it still is loaded.
+/// Returns the name that a loaded program was given, if it is still loaded.
 pub fn program_name(id: u32) -> Option<String> {
     let program = loaded_programs().flatten().find(|program| program.id() == id)?;
     program.name_as_str().map(str::to_owned)

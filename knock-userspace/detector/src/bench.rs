@@ -1,5 +1,5 @@
-//! What the benchmark needs of the kernel and the agent does not: programs run in place,
-//! generated traffic, and programs of others.
+//! What the benchmark needs of the kernel beside the detector: programs run in place, generated
+//! traffic, and programs of others.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -22,11 +22,11 @@ use super::{Detector, DetectorError, maps};
 pub enum Bench {
     /// The detector.
     Knock,
-    /// The detector, after the frame was changed as the pattern says.
+    /// The detector, after the frame was changed by the pattern.
     VaryKnock,
-    /// Nothing.
+    /// The program that does nothing.
     Empty,
-    /// Nothing, after the frame was changed as the pattern says.
+    /// The program that does nothing, after the frame was changed by the pattern.
     VaryEmpty,
 }
 
@@ -42,8 +42,8 @@ impl Bench {
 }
 
 impl Detector {
-    /// Runs `program` on `frame` as `BPF_PROG_TEST_RUN` does, `repeat` times, with the
-    /// detector's maps; the mean duration of a run, in whole nanoseconds.
+    /// Runs `program` on `frame` as `BPF_PROG_TEST_RUN` does, `repeat` times, with the detector's
+    /// maps. Returns the mean duration of a run, in whole nanoseconds.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Detector {
         Ok(test_run(program, frame, repeat)?.1)
     }
 
-    /// Identifier of the detector's program, for [`run_program`].
+    /// Returns the identifier of the detector's program, for [`run_program`].
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl Detector {
         Ok(program.info().map_err(DetectorError::from)?.id())
     }
 
-    /// Sets what the frames of the varying programs are.
+    /// Sets the frames of the varying programs.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Detector {
     }
 }
 
-/// Sends generated frames out of interfaces.
+/// A generator of frames, which sends them out of interfaces.
 pub struct Traffic {
     ebpf: Ebpf,
 }
@@ -99,7 +99,7 @@ impl Traffic {
         Ok(Self { ebpf })
     }
 
-    /// Sets what the frames are.
+    /// Sets the frames.
     ///
     /// # Errors
     ///
@@ -108,10 +108,10 @@ impl Traffic {
         set_pattern(&mut self.ebpf, pattern)
     }
 
-    /// Sends `count` frames made from `frame` out of the interface with this index in
-    /// the calling thread's network namespace (live frames, Linux 5.18, b530e9e1063e).
+    /// Sends `count` frames made from `frame` out of the interface with this index in the calling
+    /// thread's network namespace (live frames, Linux 5.18, b530e9e1063e).
     ///
-    /// The kernel does not say which of them the other side took; look at its counters.
+    /// The kernel does not say which of them the other side took. Its counters do.
     ///
     /// # Errors
     ///
@@ -155,8 +155,8 @@ impl Nothing {
     }
 }
 
-/// Runs any loaded XDP program as [`Detector::bench_run`] does, on the CPU of the calling
-/// thread; `None` if there is none with this identifier.
+/// Runs any loaded XDP program as [`Detector::bench_run`] does, on the CPU of the calling thread.
+/// Returns `None` if there is no program with this identifier.
 ///
 /// # Errors
 ///
@@ -166,7 +166,7 @@ pub fn run_program(id: u32, frame: &[u8], repeat: u32) -> io::Result<Option<Dura
         return Ok(None);
     };
     let program = info.fd().map_err(io::Error::other)?;
-    // aya has no way to a program of another type of owner.
+    // aya has no test run for a program that it knows only by this information.
     let mut run = TestRun::new(program.as_fd(), frame, repeat);
     run.call()?;
     Ok(Some(Duration::from_nanos(run.duration_ns.into())))

@@ -1,4 +1,4 @@
-//! Per-CPU counters, summed.
+//! The counters, summed over all CPUs.
 
 use aya::Ebpf;
 use aya::maps::PerCpuArray;
@@ -7,7 +7,7 @@ use knock_common::counters::{Counter, Counters};
 
 use super::{DetectorError, maps};
 
-/// How packets ended, over all CPUs.
+/// Numbers of packets by how they ended, over all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals([u64; Counter::COUNT]);
 
@@ -24,17 +24,17 @@ impl Totals {
         Ok(Self(totals))
     }
 
-    /// Packets that ended in `counter`.
+    /// Returns the number of packets that ended in `counter`.
     pub fn get(&self, counter: Counter) -> u64 {
         self.0[counter.index()]
     }
 
-    /// Packets seen; each ends in one counter.
+    /// Returns the number of packets seen. Each ends in one counter.
     pub fn packets(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Every counter that is not zero, with its name.
+    /// Returns every counter that is not zero, with its name.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Counter::all().map(|counter| (counter.name(), self.get(counter))).filter(|(_, n)| *n > 0)
     }

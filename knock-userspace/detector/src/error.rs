@@ -18,13 +18,13 @@ pub enum DetectorError {
          MiB are free here; {fits} would fit"
     )]
     TooManySources {
-        /// As configured.
+        /// The configured number.
         asked: u32,
-        /// About how much memory that takes.
+        /// Memory that it takes, about.
         needed_mib: u64,
-        /// How much is free.
+        /// Free memory.
         available_mib: u64,
-        /// The largest half, quarter and so on of it that takes half of that at most.
+        /// The largest half, quarter and so on of it that takes at most half of the free memory.
         fits: u32,
     },
     /// The kernel is too old.
@@ -45,7 +45,7 @@ pub enum DetectorError {
         /// What aya said.
         source: MapError,
     },
-    /// The embedded object lacks something; a build error.
+    /// The embedded object lacks something, which is a build error.
     #[error("the embedded detector has no {0}; build again")]
     Missing(&'static str),
     /// No such interface.
@@ -61,7 +61,7 @@ pub enum DetectorError {
     Occupied {
         /// The interface.
         interface: String,
-        /// Name and id of the program, as far as known.
+        /// Name and identifier of the program, as far as known.
         occupant: Option<String>,
     },
     /// The interface refused.
@@ -87,11 +87,10 @@ pub enum DetectorError {
         /// What aya said.
         source: aya::pin::PinError,
     },
-    /// The folder of pinned objects.
+    /// The folder of pinned objects could not be used.
     #[error(transparent)]
     Pins(#[from] super::PinsError),
-    /// A file descriptor could not be registered with the event loop, or a netlink
-    /// question had no answer.
+    /// A file descriptor could not be registered with the event loop, or the kernel did not answer.
     #[error("{what}: {source}")]
     Io {
         /// What was tried.
@@ -114,8 +113,8 @@ impl From<ProgramError> for DetectorError {
 }
 
 impl DetectorError {
-    /// Why the program or its maps could not be loaded: what the kernel lacks, if it
-    /// lacks something, else its own words.
+    /// Replaces the reason why the program or its maps could not be loaded by what the kernel
+    /// lacks, if it lacks something.
     pub(super) fn explained(self) -> Self {
         let missing = super::features::missing();
         if missing.is_empty() { self } else { Self::TooOld(missing) }

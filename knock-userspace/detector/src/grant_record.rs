@@ -1,5 +1,7 @@
-//! What the agent must know when it starts anew: secrets of the detector, and who holds which
-//! grant. It lies in maps that no program reads and that, pinned, live as long as the host.
+//! The record: what the agent must know when it is restarted. It holds the secrets of the detector
+//! and the running grants.
+//!
+//! It lies in maps that no program reads. Pinned, they live as long as the host.
 
 use std::time::Duration;
 
@@ -12,22 +14,22 @@ use knock_policy::{Grant, Service};
 
 use super::{DetectorError, Pins};
 
-/// Grants that the record has room for. What is beyond still opens, but ends when the agent is
-/// started anew: the next one takes it for something that nobody has earned.
+/// Grants that the record has room for. Further ones still open, but end when the agent is
+/// restarted, because the next agent finds no record of them.
 const MAX_GRANTS: u32 = 1 << 18;
 /// `BPF_F_NO_PREALLOC` of `linux/bpf.h`: memory is taken as grants come.
 const NO_PREALLOC: u32 = 1;
 
-/// Which door gave a grant, and until when.
+/// The door that gave a grant, and the end of the grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recorded {
     /// The door.
     pub door: DoorId,
-    /// When it ends: `CLOCK_BOOTTIME`, which goes on while the host sleeps.
+    /// When it ends, by `CLOCK_BOOTTIME`, which goes on while the host sleeps.
     pub until: Duration,
 }
 
-/// What one agent leaves for the next, in two maps with one writer each.
+/// The record that one agent leaves for the next, in two maps with one writer each.
 pub struct Record {
     /// The agent's state.
     pub state: StateRecord,

@@ -1,5 +1,12 @@
-//! The only room that knows aya: loads the detector, attaches it, reads what it
+//! The detector as the agent uses it: loads the XDP program, attaches it, and reads what it
 //! reports.
+//!
+//! This is the only crate that knows aya. It also has the pinned maps, the record of grants, and
+//! what xknock needs of the kernel.
+//!
+//! A [`Detector`] is loaded with [`Detector::load_among`], attached, and takes over with
+//! [`Detector::settle`]. [`Rings`] has its events. A reload changes it in place
+//! ([`Detector::update`]) or loads the next one, which takes the links of the one before.
 
 mod adopt;
 mod attach;

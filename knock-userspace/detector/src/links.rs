@@ -1,4 +1,4 @@
-//! The interfaces that a detector is attached to.
+//! Attaching the detector to interfaces and detaching it, with pinned links.
 
 use aya::programs::links::{FdLink, PinnedLink};
 use knock_policy::Attach;
@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{AttachedMode, Detector, DetectorError, attach, pins};
 
-/// One interface.
+/// One interface that the detector is attached to.
 pub(super) struct Attached {
     link: FdLink,
     name: String,
@@ -14,8 +14,8 @@ pub(super) struct Attached {
 }
 
 impl Detector {
-    /// Attaches the detector to an interface. Where a link is pinned, its program is
-    /// swapped, and no packet goes by unseen.
+    /// Attaches the detector to an interface and returns the mode. If a link is pinned there, and
+    /// `running` says in which mode, its program is swapped and no packet goes by unseen.
     ///
     /// # Errors
     ///
@@ -43,7 +43,8 @@ impl Detector {
                 self.links.insert(index, Attached { link, name: name.to_owned(), mode });
                 return Ok(mode);
             }
-            // To an interface that is gone, whose index came again; or in another mode.
+            // The link belongs to an interface that is gone and whose index came again, or it is
+            // in another mode.
             pins::remove(&pins.link(index))?;
         }
         let (mut link, mode) = attach::attach(self.program()?, (index, name), how)?;
@@ -59,8 +60,8 @@ impl Detector {
         Ok(mode)
     }
 
-    /// Takes the interfaces over from the program before this one, without a gap. A link to
-    /// an interface that is gone ends.
+    /// Takes the interfaces over from the program before this one, without a gap. A link to an
+    /// interface that is gone is removed.
     ///
     /// # Errors
     ///
@@ -79,8 +80,8 @@ impl Detector {
         Ok(())
     }
 
-    /// Detaches the detector from the interface with this index, if it is attached there;
-    /// the interface's name then.
+    /// Detaches the detector from the interface with this index. Returns the name of the interface,
+    /// or `None` if the detector was not attached there.
     ///
     /// # Errors
     ///
@@ -97,12 +98,12 @@ impl Detector {
         }
     }
 
-    /// Where the detector is attached: index, name and mode.
+    /// Returns where the detector is attached: index, name and mode.
     pub fn attached(&self) -> impl Iterator<Item = (u32, &str, AttachedMode)> {
         self.links.iter().map(|(&index, one)| (index, one.name.as_str(), one.mode))
     }
 
-    /// Notes that an interface is called otherwise now.
+    /// Notes the new name of an interface.
     pub fn rename(&mut self, index: u32, name: &str) {
         if let Some(attached) = self.links.get_mut(&index) {
             name.clone_into(&mut attached.name);

@@ -1,7 +1,7 @@
-//! What outlives the agent: maps and links, pinned in a folder of the BPF file system.
+//! The pins: maps and links that outlive the agent, in a folder of the BPF file system.
 //!
-//! `FOLDER/links/INDEX` is the link to the interface with that index, `FOLDER/vN/NAME` a map
-//! of layout `N`. A map that is about to take another's place is called `NAME.new` until then.
+//! `FOLDER/links/INDEX` is the link to the interface with that index. `FOLDER/vN/NAME` is a map of
+//! layout `N`. A map that is about to take the place of another is called `NAME-new` until then.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,14 +20,14 @@ use tracing::warn;
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const NEW: &str = "-new";
 
-/// The folder, which is there and belongs to this agent alone.
+/// The folder of one agent, locked for it.
 #[derive(Clone, Debug)]
 pub struct Pins {
     folder: PathBuf,
     _lock: Arc<Flock<File>>,
 }
 
-/// Why nothing can be pinned.
+/// The reason why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PinsError {
     /// No BPF file system, and none could be mounted.
@@ -35,16 +35,18 @@ pub enum PinsError {
         "there is no BPF file system at {place} and it cannot be mounted ({source}); \
          try `mount -t bpf bpf {place}`"
     )]
+    /// There is no BPF file system, and it could not be mounted.
     NotMounted {
         /// Where it should be.
         place: String,
         /// What mount(2) said.
         source: io::Error,
     },
-    /// Another agent works with it: one that has its other files elsewhere, as in a container.
+    /// Another agent works with the folder. It may have its other files elsewhere, as in a
+    /// container.
     #[error("another agent works with {0}; give one of the two another `--instance`")]
     Held(String),
-    /// A folder or file in it could not be handled.
+    /// The folder or a file in it could not be handled.
     #[error("cannot {doing} {path}: {source}")]
     Folder {
         /// What was tried.
@@ -63,8 +65,8 @@ impl PinsError {
 }
 
 impl Pins {
-    /// Makes sure that `folder`, directly in a BPF file system, is there and ready. Where
-    /// nothing is mounted, the file system is, as `bpftool` does.
+    /// Makes sure that `folder`, directly in a BPF file system, exists and is ready. If nothing is
+    /// mounted there, this mounts the file system, as `bpftool` does.
     ///
     /// # Errors
     ///
@@ -87,14 +89,14 @@ impl Pins {
         pins.own();
         for path in files(&pins.layout())? {
             if path.to_string_lossy().ends_with(NEW) {
-                // Left by an agent that was killed half-way.
+                // Left by an agent that was killed before it settled.
                 remove(&path)?;
             }
         }
         Ok(pins)
     }
 
-    /// Makes all of it this user's, as far as that is not so and can be done: an agent of another
+    /// Gives the folder and its files to this user, as far as that can be done. An agent of another
     /// user may have been here before, and this one will soon have no right to its files.
     fn own(&self) {
         let (user, group) = (geteuid(), getegid());
@@ -108,7 +110,7 @@ impl Pins {
         }
     }
 
-    /// The same folder, if an agent has left something in it; nothing is made.
+    /// Returns the same folder, if an agent has left something in it. Nothing is made.
     ///
     /// # Errors
     ///
@@ -125,8 +127,8 @@ impl Pins {
         }
     }
 
-    /// Removes all that was pinned: attached programs are detached, maps are gone. The folder
-    /// itself stays if this user must not remove it.
+    /// Removes everything that was pinned. Attached programs are detached, and maps are gone. The
+    /// folder itself stays if this user must not remove it.
     ///
     /// # Errors
     ///
@@ -136,8 +138,8 @@ impl Pins {
             remove_folder(&folder)?;
         }
         match fs::remove_dir(&self.folder) {
-            // An agent with a user of its own owns the folder, not its place; and a service
-            // manager may have mounted it. Empty, it does no harm.
+            // An agent with a user of its own owns the folder but not the folder around it, and a
+            // service manager may have mounted something here. Empty, it does no harm.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -152,7 +154,7 @@ impl Pins {
         }
     }
 
-    /// Folders of other layouts than this program's.
+    /// Returns the folders of other layouts than this program's.
     pub(super) fn foreign_layouts(&self) -> Result<Vec<PathBuf>, PinsError> {
         let (own, links) = (self.layout(), self.links());
         Ok(folders(&self.folder)?.into_iter().filter(|f| *f != own && *f != links).collect())
@@ -162,7 +164,7 @@ impl Pins {
         self.layout().join(name)
     }
 
-    /// Where a map is pinned that will take the place of the one called `name`.
+    /// Returns the path of a map that will take the place of the one called `name`.
     pub(super) fn new_map(&self, name: &str) -> PathBuf {
         self.map(&format!("{name}{NEW}"))
     }
@@ -171,7 +173,7 @@ impl Pins {
         self.links().join(interface.to_string())
     }
 
-    /// Indices of the interfaces to which a link is pinned.
+    /// Returns the indices of the interfaces to which a link is pinned.
     ///
     /// # Errors
     ///
@@ -200,7 +202,7 @@ fn is_bpf(place: &Path) -> bool {
     statfs(place).is_ok_and(|found| i128::from(found.filesystem_type().0) == BPF_FS_MAGIC.into())
 }
 
-/// What is in a folder; nothing if it is absent.
+/// Returns the entries of a folder; none if it is absent.
 fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, PinsError> {
     match fs::read_dir(folder).and_then(Iterator::collect) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -217,8 +219,8 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
     Ok(entries(folder)?.iter().filter(|entry| is_folder(entry)).map(fs::DirEntry::path).collect())
 }
 
-/// Removes a folder of pinned objects. Not `remove_dir_all`: nothing here is nested, and what
-/// is not expected must not be removed.
+/// Removes a folder of pinned objects. It does not use `remove_dir_all`: nothing here is nested,
+/// and an unexpected folder must not be removed.
 pub(super) fn remove_folder(folder: &Path) -> Result<(), PinsError> {
     for file in files(folder)? {
         remove(&file)?;
@@ -226,7 +228,7 @@ pub(super) fn remove_folder(folder: &Path) -> Result<(), PinsError> {
     fs::remove_dir(folder).map_err(PinsError::at("remove", folder))
 }
 
-/// Removes one pinned object; an absent one is fine.
+/// Removes one pinned object. Does nothing if it is absent.
 pub(super) fn remove(path: &Path) -> Result<(), PinsError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -236,7 +238,7 @@ pub(super) fn remove(path: &Path) -> Result<(), PinsError> {
     }
 }
 
-/// Lets a new map take the place of the old one, in one step.
+/// Puts a new map in the place of the old one, in one step.
 pub(super) fn replace(new: &Path, old: &Path) -> Result<(), PinsError> {
     fs::rename(new, old).map_err(PinsError::at("rename", new))
 }

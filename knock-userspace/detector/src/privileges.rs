@@ -1,20 +1,19 @@
-//! Which capabilities the agent needs.
+//! The capabilities that the agent needs.
 
 use std::collections::HashSet;
 
 use caps::CapSet;
 pub use caps::Capability;
 
-/// What is needed, and what for.
+/// The needed capabilities, each with its reason.
 const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_BPF, "to load the detector"),
     (Capability::CAP_PERFMON, "to load the detector"),
     (Capability::CAP_NET_ADMIN, "to attach it and to change nftables"),
 ];
 
-/// Those of the needed capabilities that this thread does not have, with the reason
-/// why each is needed. `CAP_SYS_ADMIN` stands for the first two, as in the kernel
-/// (capabilities(7)).
+/// Returns the needed capabilities that this thread does not have, each with its reason.
+/// `CAP_SYS_ADMIN` stands for the first two, as in the kernel (capabilities(7)).
 ///
 /// # Errors
 ///
@@ -28,7 +27,8 @@ pub fn missing_capabilities() -> Result<Vec<(Capability, &'static str)>, caps::e
     Ok(NEEDED.into_iter().filter(|(capability, _)| !has(capability)).collect())
 }
 
-/// Those of `held` that the agent goes on needing: nothing that another stands for.
+/// Returns the capabilities of `held` that the agent goes on needing, without those that another
+/// stands for.
 pub fn needed_capabilities(held: &HashSet<Capability>) -> Vec<Capability> {
     let needed = NEEDED.iter().map(|(capability, _)| *capability);
     let (mut keep, missing): (Vec<_>, Vec<_>) =
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mightiest_capability_is_kept_only_where_a_smaller_one_is_lacking() {
+    fn cap_sys_admin_is_kept_only_where_a_smaller_one_is_lacking() {
         let all = HashSet::from(NEEDED.map(|(capability, _)| capability));
         let mut more = all;
         more.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_OVERRIDE]);

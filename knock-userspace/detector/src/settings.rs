@@ -1,4 +1,4 @@
-//! What is fixed while a detector is loaded, and what it costs.
+//! The settings: what is fixed while a detector is loaded, and the memory that it takes.
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -9,18 +9,18 @@ use procfs::Current as _;
 
 use super::DetectorError;
 
-/// What is fixed while the detector is loaded.
+/// The values that are fixed while a detector is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Decoys that a source with progress may hit.
     pub strays: u8,
     /// Sources past their first step that are remembered.
     pub max_sources: u32,
-    /// What happens to packets that matched a step.
+    /// The verdict on packets that matched a step.
     pub knocks: Knocks,
-    /// Whether the program says what it sees.
+    /// Whether the program reports each candidate.
     pub trace: bool,
-    /// Places first steps; must not be known outside.
+    /// Key that places first steps. It must not be known outside.
     pub hash_key: [u64; 2],
 }
 
@@ -29,14 +29,14 @@ impl Settings {
     /// agent maps it twice over, and it counts as resident there.
     pub(super) const RING_BYTES: u32 = 1 << 21;
 
-    /// Buckets of first steps, of seven slots each: four for each source. At the default
-    /// size, of all first steps one flood of four million a second leaves 97% in place for
-    /// 200 ms (Poisson: seven or more newer ones in a bucket).
+    /// Returns the number of buckets of first steps, of seven slots each: four for each source. At
+    /// the default size, a flood of four million first steps a second leaves 97% of all first steps
+    /// in place for 200 ms (Poisson: seven or more newer ones in a bucket).
     pub(super) const fn buckets(self) -> u32 {
         self.max_sources.next_power_of_two().saturating_mul(4)
     }
 
-    /// About how many bytes the maps take whose size depends on `max_sources`.
+    /// Returns about how many bytes the maps take whose size depends on `max_sources`.
     fn memory(self) -> u64 {
         // struct htab_elem with a key of 16 and a value of 32 bytes, and the head of a
         // hash bucket (kernel/bpf/hashtab.c).
@@ -49,8 +49,8 @@ impl Settings {
             + sources.next_power_of_two() * HEAD
     }
 
-    /// Why the maps could not be created: if there is no room for so many sources, how
-    /// many there would be room for.
+    /// Explains why the maps could not be created. If there is no room for so many sources, the
+    /// error says how many would fit.
     pub(super) fn explain(self, error: EbpfError) -> DetectorError {
         let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error else {
             return DetectorError::from(error).explained();

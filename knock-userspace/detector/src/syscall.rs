@@ -1,11 +1,11 @@
-//! bpf(2) itself, for what aya does not offer.
+//! bpf(2) itself, for commands that aya does not offer.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 
-/// Calls bpf(2). What `attribute` points to must be as long as it says.
+/// Calls bpf(2). The memory that `attribute` points to must be as long as it says.
 pub(super) fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<i32> {
     // SAFETY: the attribute is of the size given, and lives with all that it points to until
     // the call returns; the kernel writes into the attribute alone.
@@ -25,7 +25,7 @@ pub(super) struct TestRun {
     data_in: u64,
     data_out: u64,
     repeat: u32,
-    /// Of one run, in nanoseconds; the kernel writes it.
+    /// Duration of one run in nanoseconds, which the kernel writes.
     pub duration_ns: u32,
     pub context_length_in: u32,
     context_length_out: u32,
@@ -38,7 +38,7 @@ pub(super) struct TestRun {
 }
 
 impl TestRun {
-    /// Runs of `program` on `frame`, which must outlive the call.
+    /// Prepares runs of `program` on `frame`, which must outlive the call.
     pub(super) fn new(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Self {
         Self {
             program: program.as_raw_fd().cast_unsigned(),

@@ -1,4 +1,4 @@
-//! How large the loaded program is, and what the verifier had to read of it.
+//! The size of the loaded program, and how much of it the verifier had to read.
 
 use aya::programs::Program;
 use knock_common::abi::programs;
@@ -10,13 +10,13 @@ const LIMIT: u32 = 1_000_000;
 /// Kernels differ in how much they read of the same program, so a good part stays free.
 const BUDGET: u32 = LIMIT / 3;
 
-/// VerifierStats of a loaded program.
+/// Statistics of a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifierStats {
     /// Its name.
     pub program: &'static str,
-    /// Instructions that the verifier read on all ways through it; kernels before 5.16
-    /// (aba64c7da983) do not tell.
+    /// Instructions that the verifier read on all ways through it. Kernels before 5.16
+    /// (aba64c7da983) do not say.
     pub verified: Option<u32>,
     /// Its size as the kernel holds it, in bytes.
     pub translated: u32,
@@ -32,11 +32,11 @@ impl VerifierStats {
 }
 
 impl Detector {
-    /// What the kernel says of the loaded program.
+    /// Returns what the kernel says of the loaded program.
     ///
     /// # Errors
     ///
-    /// If it does not tell.
+    /// If it does not say.
     pub fn verifier_stats(&self) -> Result<VerifierStats, DetectorError> {
         for name in [programs::FRAGS, programs::SINGLE_BUFFER] {
             let Some(Program::Xdp(program)) = self.ebpf.program(name) else { continue };

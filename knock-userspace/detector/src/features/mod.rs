@@ -1,5 +1,5 @@
-//! What xknock needs of the kernel, and which of it a kernel has. Features are probed for;
-//! versions are never compared, because vendors bring features to older ones.
+//! The kernel features that xknock needs, and which of them the running kernel has. Features are
+//! probed for. Versions are never compared, because vendors bring features to older ones.
 
 mod probe;
 
@@ -11,43 +11,44 @@ use self::Probe::{Anywhere, Apart};
 /// The oldest kernel whose releases have everything that the detector needs.
 pub const FLOOR: &str = if cfg!(target_arch = "aarch64") { "5.18" } else { "5.15" };
 
-/// Since when there is compare-and-swap; each architecture's compiler had to learn it.
+/// First version with compare-and-swap, and its commit. The compiler of each architecture had to
+/// learn it.
 const SWAP: (&str, &str) =
     if cfg!(target_arch = "aarch64") { ("5.18", "1902472b4fa9") } else { ("5.12", "5ffa25502b5a") };
 
-/// Which part of xknock asks for a feature.
+/// The part of xknock that needs a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
-    /// The program in the kernel.
+    /// The XDP program.
     Detector,
     /// The firewall table.
     Guard,
-    /// The process in user space.
+    /// The agent.
     Agent,
-    /// What tests and benchmark do with the program.
+    /// The tests and the benchmark.
     Tests,
 }
 
-/// Something that not every kernel has.
+/// A feature that not every kernel has.
 #[derive(Debug)]
 pub struct Feature {
-    /// What it is.
+    /// Its name.
     pub name: &'static str,
-    /// Who needs it.
+    /// The part that needs it.
     pub component: Component,
-    /// What for.
+    /// The use that the part has for it.
     pub needed_for: &'static str,
     /// First version of Linux that has it.
     pub since: &'static str,
     /// The commit that brought it.
     pub commit: &'static str,
-    /// What is done where it is missing; none if nothing can take its place.
+    /// What is done where it is missing. `None` if nothing can take its place.
     pub instead: Option<&'static str>,
-    /// How a kernel is asked.
+    /// The question to the kernel.
     pub probe: Probe,
 }
 
-/// The result of a probe: whether the feature is there, or why that cannot be found out.
+/// The result of a probe: whether the feature is there, or why that cannot be determined.
 pub type ProbeResult = Result<bool, String>;
 
 /// A question to the running kernel.
@@ -62,11 +63,11 @@ pub enum Probe {
 /// Whether the running kernel has a feature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It has.
+    /// It has the feature.
     Present,
-    /// It has not.
+    /// It lacks the feature.
     Absent,
-    /// It did not tell, for this reason.
+    /// It did not say, for this reason.
     Unknown(String),
 }
 
@@ -85,8 +86,8 @@ impl Feature {
     }
 }
 
-/// The detector's features in the order in which Linux got them, then the sandbox's and those
-/// that only tests use. The guard's are not here: they are nftables'.
+/// The detector's features in the order in which Linux got them, then the sandbox's and those that
+/// only tests use. The guard's are not here, because they are features of nftables.
 pub static FEATURES: [Feature; 11] = [
     Feature {
         name: "LRU hash maps",
@@ -191,13 +192,13 @@ pub static FEATURES: [Feature; 11] = [
     },
 ];
 
-/// What the detector needs and the running kernel lacks, each with the version that
-/// brought it. A probe that fails to answer does not count as a lack: the kernel's own
-/// error then says more.
+/// Returns what the detector needs and the running kernel lacks, each with the version that brought
+/// it. A probe without an answer does not count as a lack, because the kernel's own error says more
+/// then.
 ///
-/// An agent that has given up its rights must not even try to make a namespace, so what
-/// takes one is left out. Of that, the detector needs XDP links alone, and a kernel without
-/// them has no compare-and-swap either.
+/// An agent that has given up its rights must not even try to make a namespace, so probes that need
+/// one are left out. Of these, the detector needs XDP links alone, and a kernel without them has no
+/// compare-and-swap either.
 pub(super) fn missing() -> Vec<String> {
     let needed = FEATURES.iter().filter(|feature| {
         let harmless = matches!(feature.probe, Anywhere(_));

@@ -1,5 +1,5 @@
-//! Asking the running kernel: each question tries the thing itself, on something made for
-//! it that is gone when the answer is there.
+//! The probes. Each tries the feature itself, on an object made for it that is gone when the answer
+//! is there.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -21,7 +21,7 @@ pub(super) fn helper(helper: BpfHelper) -> ProbeResult {
     is_helper_supported(ProgramType::Xdp, helper).map_err(|error| error.to_string())
 }
 
-/// Does `work` in a network namespace of its own.
+/// Runs `work` in a network namespace of its own.
 pub(super) fn apart(work: fn() -> ProbeResult) -> ProbeResult {
     let enter_and_work = move || {
         unshare(CloneFlags::CLONE_NEWNET)
@@ -135,7 +135,7 @@ pub(super) fn live_frames() -> ProbeResult {
 
 static FRAME: [u8; 64] = [0; 64];
 
-/// Drops one frame in a test run that is changed as `how` says.
+/// Drops one frame in a test run that is changed by `how`.
 fn test_run(how: impl FnOnce(&mut TestRun)) -> ProbeResult {
     let program = load(&DROP, 0).map_err(|error| error.to_string())?;
     let mut run = TestRun::new(program.as_fd(), &FRAME, 1);
@@ -183,11 +183,12 @@ fn load(instructions: &[u64], flags: u32) -> io::Result<OwnedFd> {
 }
 
 fn owned(descriptor: i32) -> OwnedFd {
-    // SAFETY: the kernel has just returned it, and nobody else has it.
+    // SAFETY: the kernel has just returned it, so this is its only owner.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-/// No lack of the feature, but of the right to ask, of memory, of descriptors or of time.
+/// Reads the result of an attempt. Some errors do not mean that the feature is missing, but the
+/// right to ask, memory, descriptors or time.
 fn answer<T>(tried: io::Result<T>) -> ProbeResult {
     let Err(error) = tried else { return Ok(true) };
     match error.raw_os_error() {
