@@ -1,5 +1,4 @@
-//! The config: any text is either a policy that keeps its promises, or an error that can
-//! be shown.
+//! The config: any text is either a policy that keeps its promises, or an error that can be shown.
 
 use knock_policy::Policy;
 use knock_policy::compile::{Served, compile};
@@ -9,7 +8,7 @@ use knock_policy::config::{ConfigError, parse};
 ///
 /// # Panics
 ///
-/// If what is accepted is no policy, or what is refused comes without a reason.
+/// If an accepted text is not a policy, or a refused one has no reason.
 pub fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     match parse("fuzz.toml", text) {
@@ -33,7 +32,7 @@ fn check(policy: &Policy) {
     }
 }
 
-/// As the agent shows it: with the lines that are wrong, marked.
+/// Shows the error as the agent does: with the wrong lines, marked.
 fn show(error: ConfigError) {
     if let ConfigError::Mistakes { total, mistakes, .. } = &error {
         assert!(*total >= 1 && !mistakes.is_empty(), "{error}");

@@ -1,11 +1,13 @@
-//! The control socket: any body of a request is either one that means what it says, or none.
+//! The control socket: any body is either a request that means the same when it is written again,
+//! or is refused.
 
 use knock_control::{Caller, Open, Revoke, Try};
 use knock_policy::lockout::Session;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Reads a body as each of the requests that have one, and as what sshd says of a session.
+/// Reads a body as each of the requests that have one, and as the variable that sshd sets for a
+/// session.
 ///
 /// # Panics
 ///

@@ -1,5 +1,5 @@
-//! The detector: whatever comes, a door opens only for who sent its steps in order and in
-//! time, and whoever does that afterwards is let in.
+//! The detector: a door opens only for a source that sent its steps in order and in time, and every
+//! honest knock that comes afterwards opens its door.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use knock_common::source::Source;
 use knock_policy::compile::{Compiled, Served, compile};
 use knock_policy::{Door, Policy, Service};
 
-/// What the first door has, and how much less each further one.
+/// `within` of the first door, and how much shorter that of each further one is.
 const WITHIN: Duration = Duration::from_secs(2);
 const LESS: Duration = Duration::from_millis(400);
 /// A tick of the detector's clock.
@@ -26,7 +26,7 @@ const B: Step = Step::new(Protocol::Udp, 8000);
 const C: Step = Step::new(Protocol::Tcp, 4500);
 const D: Step = Step::new(Protocol::Udp, 4600);
 
-/// Doors that share steps and beginnings, and what a client may send.
+/// Doors that share steps and first steps, and the packets that a client may send.
 struct Host {
     policy: Policy,
     compiled: Compiled,
@@ -66,7 +66,7 @@ struct Sent {
     ticks: u64,
 }
 
-/// Delivers packets, two bytes each: who, and what or how much later.
+/// Delivers packets, two bytes each: the source, and the step or the time that passes.
 ///
 /// # Panics
 ///
@@ -115,7 +115,7 @@ fn source(number: u8) -> Source {
     Source::v4([192, 0, 2, 1 + number])
 }
 
-/// Whether the packets so far hold an order of the door's steps that ends with the last
+/// Returns whether the packets so far hold an order of the door's steps that ends with the last
 /// packet and took no longer than it may.
 fn has_knocked(sent: &[Sent], door: &Door) -> bool {
     let Some(last) = sent.last() else { return false };

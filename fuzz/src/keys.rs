@@ -1,5 +1,5 @@
-//! What comes from devices and from hands: packets, lines, key files. Any bytes are either
-//! what they seem, or nothing; and there is one way to write each.
+//! Input from devices and from users: packets, lines, key files. Any bytes are either valid or
+//! refused, and there is one way to write each value.
 
 use knock_common::sealed::{Gate, SIZE, set_tag};
 use knock_keys::{Key, KeyDoor, KeyLine, Opener, Secret, Verifier, read_body};
@@ -8,7 +8,7 @@ use knock_keys::{Key, KeyDoor, KeyLine, Opener, Secret, Verifier, read_body};
 ///
 /// # Panics
 ///
-/// If what was read prints otherwise, or a packet opens that was not made with the key.
+/// If a value that was read prints otherwise, or a packet opens that was not made with the key.
 pub fn run(input: &[u8]) {
     packet(input);
     if let Some(request) = input.first_chunk().and_then(read_body) {
@@ -34,8 +34,8 @@ fn packet(input: &[u8]) {
     packet[..length].copy_from_slice(&input[..length]);
     let opener = Opener::new(&Verifier::Shared(Secret::take(&mut [7; 32]))).expect("a key");
     let gate = Gate { prefilter: opener.prefilter(), newest_ns: 0 };
-    // Forged by somebody who knows what the kernel knows.
+    // Forged by an attacker with the key that the kernel knows.
     set_tag(&mut packet, gate.prefilter);
     let _ = gate.check(&packet, u64::MAX / 2, u64::MAX / 2);
-    assert!(opener.open(&packet).is_err(), "nobody has the key");
+    assert!(opener.open(&packet).is_err(), "a packet made without the key");
 }

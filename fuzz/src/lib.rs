@@ -1,8 +1,7 @@
-//! What the fuzz targets check. Each takes bytes that may be anything, and panics if a
-//! promise is broken.
+//! The checks of the fuzz targets. Each takes any bytes, and panics if a promise is broken.
 //!
-//! The targets themselves only hand over what libFuzzer makes up. The corpus of each, in
-//! `corpus/`, goes through the same functions in a plain test as well.
+//! The targets themselves only hand over what libFuzzer makes up. A plain test runs the same
+//! functions on the corpus of each target, in `corpus/`.
 
 pub mod config;
 pub mod control;

@@ -1,14 +1,14 @@
-//! What the kernel answers over netlink: read without trust, whatever it is.
+//! The kernel's answers over netlink: read without trust.
 
 /// Reads one datagram.
 ///
 /// # Panics
 ///
-/// If reading it does, or finds more than it holds.
+/// If the reader does, or if it finds more than the datagram can hold.
 pub fn run(datagram: &[u8]) {
     let found = knock_firewall::fuzzing::read(datagram);
     assert!(found <= datagram.len() / SMALLEST, "{found} things in {} bytes", datagram.len());
 }
 
-/// An attribute without a value; nothing that is counted takes less.
+/// Bytes of an attribute without a value. Everything that is counted takes at least as many.
 const SMALLEST: usize = 4;

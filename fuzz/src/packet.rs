@@ -1,5 +1,5 @@
-//! The packet parser: it accepts exactly the knocks that a parser of other people's making
-//! sees in a frame.
+//! The packet parser: it accepts exactly the knocks that an independent parser, etherparse, sees in
+//! a frame.
 
 use std::net::IpAddr;
 
@@ -31,7 +31,7 @@ pub fn run(frame: &[u8]) {
             assert_eq!(ours, theirs, "one frame, two readings");
             assert!(checksum_holds(&packet), "{ours:?} with a wrong checksum");
         }
-        (Ok(ours), None) => panic!("{ours:?} in a frame that holds no knock"),
+        (Ok(ours), None) => panic!("{ours:?} in a frame that is not a knock"),
         (Err(refusal), Some(theirs)) => {
             assert!(explains(refusal, frame, &packet), "{theirs:?} was refused: {refusal:?}");
         }
@@ -39,7 +39,7 @@ pub fn run(frame: &[u8]) {
     }
 }
 
-/// Step and source, or the reason why not.
+/// Returns step and source, or the reason why the frame is not a knock.
 fn knock(frame: &[u8]) -> Result<(Step, Source), Refusal> {
     let candidate = parse(frame)?;
     let handed_over = Candidate::unpack(candidate.pack());
@@ -47,7 +47,7 @@ fn knock(frame: &[u8]) -> Result<(Step, Source), Refusal> {
     Ok((candidate.step, candidate.source(frame)?))
 }
 
-/// Step and source of what looks like a knock to etherparse, whatever its source.
+/// Returns step and source of a frame that is a knock to etherparse, whatever its source.
 fn knock_in(packet: &SlicedPacket<'_>) -> Option<(Step, Source)> {
     let plain_link = matches!(packet.link, Some(LinkSlice::Ethernet2(_)))
         && packet.link_exts.iter().all(|extension| matches!(extension, LinkExtSlice::Vlan(_)));
@@ -63,7 +63,7 @@ fn knock_in(packet: &SlicedPacket<'_>) -> Option<(Step, Source)> {
     plain_link.then(|| (step, Source::from(source)))
 }
 
-/// Source and destination.
+/// Returns source and destination.
 fn addresses(packet: &SlicedPacket<'_>) -> Option<(IpAddr, IpAddr)> {
     match packet.net.as_ref()? {
         NetSlice::Ipv4(ip) => {
@@ -78,7 +78,7 @@ fn addresses(packet: &SlicedPacket<'_>) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-/// Whether the frame is what `refusal` says, though it holds a TCP SYN or a datagram.
+/// Returns whether `refusal` is right about the frame, though it holds a TCP SYN or a datagram.
 fn explains(refusal: Refusal, frame: &[u8], packet: &SlicedPacket<'_>) -> bool {
     let extensions = || match &packet.net {
         Some(NetSlice::Ipv6(ip)) => ip.extensions().clone().into_iter().collect(),
@@ -91,11 +91,11 @@ fn explains(refusal: Refusal, frame: &[u8], packet: &SlicedPacket<'_>) -> bool {
         Refusal::Fragment => {
             extensions().iter().any(|one| matches!(one, Ipv6ExtensionSlice::Fragment(_)))
         }
-        // An authentication header is no knock over IPv4.
+        // A packet with an authentication header is not a knock over IPv4.
         Refusal::NotTransport => {
             matches!(&packet.net, Some(NetSlice::Ipv4(ip)) if ip.extensions().auth.is_some())
         }
-        // No length at all, as in a jumbogram, which etherparse reads to the frame's end.
+        // A length of 0, as in a jumbogram, which etherparse reads to the frame's end.
         Refusal::BadHeader => {
             matches!(&packet.net, Some(NetSlice::Ipv6(ip)) if ip.header().payload_length() == 0)
         }
@@ -106,7 +106,7 @@ fn explains(refusal: Refusal, frame: &[u8], packet: &SlicedPacket<'_>) -> bool {
     }
 }
 
-/// Whether the header's checksum is right, where there is one.
+/// Returns whether the header's checksum is right, where there is one.
 fn checksum_holds(packet: &SlicedPacket<'_>) -> bool {
     let Some(NetSlice::Ipv4(ip)) = &packet.net else { return true };
     // Over the bytes, not over the fields, among which etherparse has no reserved bit.

@@ -1,4 +1,4 @@
-//! Every file of every corpus, through its target.
+//! The corpora: each file goes through its target.
 
 use std::fs;
 use std::path::Path;
@@ -18,12 +18,12 @@ fn corpus(name: &str, target: impl Fn(&[u8])) {
 }
 
 #[test]
-fn packets_are_read_as_others_read_them() {
+fn packets_are_read_as_etherparse_reads_them() {
     corpus("packet", crate::packet::run);
 }
 
 #[test]
-fn doors_open_only_to_who_knocked() {
+fn doors_open_only_to_a_source_that_knocked() {
     corpus("detector", crate::detector::run);
 }
 
@@ -38,11 +38,11 @@ fn answers_of_the_kernel_are_read_without_trust() {
 }
 
 #[test]
-fn keys_and_their_knocks_are_what_they_seem_or_nothing() {
+fn keys_and_their_knocks_are_valid_or_refused() {
     corpus("keys", crate::keys::run);
 }
 
 #[test]
-fn requests_mean_what_they_say_or_nothing() {
+fn requests_mean_the_same_when_written_again_or_are_refused() {
     corpus("control", crate::control::run);
 }
