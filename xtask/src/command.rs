@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use knock_output::{OutputError, out};
 
 /// The workspace's root. Every command runs there.
 pub(crate) fn root() -> &'static Path {
@@ -45,18 +46,18 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Prints a command, as it could be typed.
-pub(crate) fn print(command: &Command) {
+pub(crate) fn print(command: &Command) -> Result<(), OutputError> {
     let name = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words = command.get_args().map(OsStr::to_string_lossy);
     let line = words.fold(name.to_string_lossy().into_owned(), |line, word| line + " " + &word);
-    println!("$ {line}");
+    out!("$ {line}")
 }
 
 /// Prints and runs a command, which must succeed.
 ///
 /// It gets no input: whatever would ask a question fails instead of waiting for ever.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    print(command);
+    print(command)?;
     let program = command.get_program().to_owned();
     let status = command
         .stdin(Stdio::null())
@@ -70,7 +71,9 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Prints a command and becomes it, so that signals reach it and its exit status is ours.
 pub(crate) fn exec(command: &mut Command) -> anyhow::Error {
-    print(command);
+    if let Err(error) = print(command) {
+        return error.into();
+    }
     let program = command.get_program().to_owned();
     anyhow::Error::new(command.exec()).context(format!("{} does not start", program.display()))
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use knock_output::out;
 
 use crate::{
     command::{cargo, host, print, root, run, target_directory},
@@ -69,9 +70,9 @@ pub(crate) fn run_targets(arguments: &Arguments) -> anyhow::Result<()> {
             reports.push((target, wait(target, child?)?));
         }
     }
-    println!("\n{}", Report::HEADING);
+    out!("\n{}", Report::HEADING)?;
     for (target, report) in &reports {
-        println!("{target:<10} {report}");
+        out!("{target:<10} {report}")?;
     }
     let failed: Vec<_> = reports.iter().filter(|(_, report)| !report.passed).collect();
     for (target, report) in &failed {
@@ -113,10 +114,10 @@ fn build(address_sanitizer: bool) -> anyhow::Result<PathBuf> {
         command.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }
     if address_sanitizer {
-        println!("AddressSanitizer is unstable; RUSTC_BOOTSTRAP=1 lets this compiler have it.");
+        out!("AddressSanitizer is unstable; RUSTC_BOOTSTRAP=1 lets this compiler have it.")?;
         command.env("RUSTC_BOOTSTRAP", "1");
     } else {
-        println!("Coverage alone, no sanitizer: any compiler will do.");
+        out!("Coverage alone, no sanitizer: any compiler will do.")?;
     }
     run(&mut command)?;
     Ok(folder.join(host).join("release"))
@@ -134,7 +135,7 @@ fn start(programs: &Path, target: &str, seconds: u32) -> anyhow::Result<Child> {
     command.arg(format!("-max_len={LONGEST}"));
     command.arg(format!("-artifact_prefix={}/", artifacts(target).display()));
     command.arg(found(target)).arg(corpus(target)).current_dir(root());
-    print(&command);
+    print(&command)?;
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -151,16 +152,16 @@ fn wait(target: &str, mut child: Child) -> anyhow::Result<Report> {
 
 /// Says what went wrong, and how to see it again.
 fn explain(programs: &Path, target: &str, report: &Report) -> anyhow::Result<()> {
-    println!("\n{target} failed. The end of {}:", log(target).display());
-    println!("{}", report::cause(&read_log(target)?));
+    out!("\n{target} failed. The end of {}:", log(target).display())?;
+    out!("{}", report::cause(&read_log(target)?))?;
     match &report.reproducer {
-        Some(input) => println!(
+        Some(input) => out!(
             "The input is {input}. Again: {} {input}\nOnce it is fixed, put the input into {}, \
              so that `cargo test -p xknock-fuzz` tries it for ever.",
             programs.join(target).display(),
             corpus(target).display()
-        ),
-        None => println!("It left no input behind."),
+        )?,
+        None => out!("It left no input behind.")?,
     }
     Ok(())
 }

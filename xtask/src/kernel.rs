@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
+use knock_output::{OutputError, out};
 
 use crate::{
     command::target_directory,
@@ -74,8 +75,8 @@ pub(crate) fn test(
         let voice = Voice::of(kernel.version, fetched.len() == 1);
         Row::of(kernel, unpacked.as_ref(), &run, &voice, &totals)
     });
-    println!("\n{:<8} {:<26} {:<12} {:>8}  verifier", "kernel", "package", "result", "seconds");
-    rows.iter().for_each(Row::print);
+    out!("\n{:<8} {:<26} {:<12} {:>8}  verifier", "kernel", "package", "result", "seconds")?;
+    rows.iter().try_for_each(Row::print)?;
     let those = |which: fn(&&Row<'_>) -> bool| {
         let versions = rows.iter().filter(which).map(|row| row.kernel.version);
         versions.collect::<Vec<_>>().join(", ")
@@ -219,7 +220,7 @@ impl<'a> Row<'a> {
         fs::remove_file(&console).context("the console's log cannot be removed")
     }
 
-    fn print(&self) {
+    fn print(&self) -> Result<(), OutputError> {
         let result = match (&self.result, &self.skipped, self.kernel.expect) {
             (Err(_), ..) => "FAILED",
             (Ok(()), Some(_), _) if self.ran => "ok in part",
@@ -232,7 +233,7 @@ impl<'a> Row<'a> {
         let verifier = Some(self.verifier.clone()).filter(|figures| !figures.is_empty());
         let notes: Vec<_> = verifier.into_iter().chain(skipped).collect();
         let notes = notes.join("; ");
-        println!("{version:<8} {package:<26} {result:<12} {took:>8}  {notes}");
+        out!("{version:<8} {package:<26} {result:<12} {took:>8}  {notes}")
     }
 }
 

@@ -1,4 +1,6 @@
 //! Developer commands: `cargo xtask setup|build|run|demo|test|fuzz|soak|bench|ci`.
+#![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
 mod build;
@@ -11,6 +13,8 @@ mod run;
 mod setup;
 mod soak;
 mod test;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -45,8 +49,12 @@ enum Task {
     Ci,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    knock_output::run("xtask", |arguments| dispatch(arguments).map(|()| ExitCode::SUCCESS))
+}
+
+fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
+    match arguments.task {
         Task::Setup(arguments) => setup::setup(&arguments),
         Task::Build(arguments) => build::build(&arguments),
         Task::Run(arguments) => run::run(&arguments),

@@ -3,6 +3,7 @@
 use std::{env, path::Path, process::Command};
 
 use anyhow::{Context as _, bail};
+use knock_output::{note, out};
 use xknock_toolchain as toolchain;
 
 use crate::{
@@ -40,11 +41,11 @@ pub(crate) enum Group {
 pub(crate) fn setup(arguments: &Arguments) -> anyhow::Result<()> {
     ensure(Group::Kernel, !arguments.no_install)?;
     let found = toolchain::find()?;
-    println!(
+    out!(
         "Everything is there. The XDP program is built with the toolchain {} and {}.",
         found.compiler.name,
         found.linker.display()
-    );
+    )?;
     Ok(())
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn offer_peers() {
     let Ok(missing) = packages::not_installed(packages::PEERS) else { return };
     for package in missing {
         if let Err(error) = apt_install(&[package]) {
-            eprintln!("{package} cannot be installed, so it is not measured: {error}");
+            note!("{package} cannot be installed, so it is not measured: {error}");
         }
     }
 }
@@ -144,7 +145,7 @@ impl Plan<'_> {
             self.missing.extend(missing.into_iter().map(|package| format!("package {package}")));
             return Ok(());
         }
-        println!("Missing packages: {}. Installing them with apt.", missing.join(" "));
+        out!("Missing packages: {}. Installing them with apt.", missing.join(" "))?;
         let known = packages::policy(&missing)?;
         if missing.iter().any(|package| packages::candidate(&known, package).is_none()) {
             apt(&["update"])?;
@@ -160,7 +161,7 @@ impl Plan<'_> {
             self.missing.push(format!("a compiler for {}", toolchain::TARGET));
             return Ok(());
         }
-        println!("Missing: a compiler for {}.", toolchain::TARGET);
+        out!("Missing: a compiler for {}.", toolchain::TARGET)?;
         let names = packages::COMPILERS.map(|compiler| compiler.build).concat();
         let mut choice = packages::choose_compiler(&packages::policy(&names)?);
         if choice.is_none() {
@@ -170,7 +171,7 @@ impl Plan<'_> {
         match choice {
             Some(compiler) => self.packages(&compiler.build)?,
             None if which::which("rustup").is_ok() => {
-                println!("The distribution has no recent one. Installing a nightly with rustup.");
+                out!("The distribution has no recent one. Installing a nightly with rustup.")?;
                 let install = ["toolchain", "install", "nightly", "--profile", "minimal"];
                 run(Command::new("rustup").args(install).args(["--component", "rust-src"]))?;
             }
@@ -219,7 +220,7 @@ impl Plan<'_> {
         }
         let compiler = toolchain::find_compiler().context("no compiler to link for")?;
         let llvm = compiler.version.llvm;
-        println!("Missing: bpf-linker. Building {LINKER_VERSION} with LLVM {llvm}.");
+        out!("Missing: bpf-linker. Building {LINKER_VERSION} with LLVM {llvm}.")?;
         let wanted = packages::linker(llvm);
         self.packages(&wanted.iter().map(String::as_str).collect::<Vec<_>>())?;
 
@@ -244,7 +245,7 @@ impl Plan<'_> {
                 self.missing.push(program.to_owned());
                 continue;
             }
-            println!("Missing: {program}. Building it, which takes some minutes.");
+            out!("Missing: {program}. Building it, which takes some minutes.")?;
             let mut install = cargo(["install", program, "--locked", "--version", version]);
             // It runs for a second, once; most of the time would go into optimising it.
             for (key, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1")] {
@@ -261,7 +262,7 @@ impl Plan<'_> {
 fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
     apt(&install).or_else(|_| {
-        println!("That failed, perhaps over an old list of packages. Trying again with a new one.");
+        out!("That failed, perhaps over an old list of packages. Trying again with a new one.")?;
         apt(&["update"])?;
         apt(&install)
     })

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use knock_output::{OutputError, out};
 
 use crate::{
     command::{as_root, cargo, host, print, run, target_directory},
@@ -48,7 +49,7 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
             false => kernel::Selection::Named(filter),
         };
         let outcome = kernel::test(name, selection, &mut totals);
-        println!("{totals}");
+        out!("{totals}")?;
         return outcome.and_then(|()| totals.something_ran(filter));
     }
     setup::ensure(Group::Test, true)?;
@@ -58,9 +59,9 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         stages.tests(filter, &mut totals)
     };
-    stages.print();
+    stages.print()?;
     // Nothing may follow this line, except an error.
-    println!("{totals}");
+    out!("{totals}")?;
     outcome.and_then(|()| totals.something_ran(filter))
 }
 
@@ -72,8 +73,8 @@ pub(crate) fn ci() -> anyhow::Result<()> {
         let essential = kernel::Selection::Essential;
         stages.stage("kernel 6.1", || kernel::test(kernel::OF_CI, essential, &mut totals))
     });
-    stages.print();
-    println!("{totals}");
+    stages.print()?;
+    out!("{totals}")?;
     outcome
 }
 
@@ -87,7 +88,7 @@ impl Stages {
         name: &'static str,
         work: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        println!("\n== {name}");
+        out!("\n== {name}")?;
         let start = Instant::now();
         let result = work();
         self.0.push((name, result.is_ok(), start.elapsed()));
@@ -137,12 +138,13 @@ impl Stages {
         self.stage("tests", || run_tests(&mut tests, totals))
     }
 
-    fn print(&self) {
-        println!("\n{:<22} {:<7} {:>8}", "stage", "result", "seconds");
+    fn print(&self) -> Result<(), OutputError> {
+        out!("\n{:<22} {:<7} {:>8}", "stage", "result", "seconds")?;
         for (name, passed, took) in &self.0 {
             let result = if *passed { "ok" } else { "FAILED" };
-            println!("{name:<22} {result:<7} {:>8.1}", took.as_secs_f64());
+            out!("{name:<22} {result:<7} {:>8.1}", took.as_secs_f64())?;
         }
+        Ok(())
     }
 }
 
@@ -173,20 +175,23 @@ fn runner_variable() -> anyhow::Result<String> {
 
 /// Runs cargo test, hands its output on, and adds up its result lines.
 fn run_tests(command: &mut Command, totals: &mut Totals) -> anyhow::Result<()> {
-    print(command);
+    print(command)?;
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo test does not start")?;
     let stdout = child.stdout.take().context("cargo test has no output")?;
+    let mut printed = Ok(());
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.context("the output of cargo test cannot be read")?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+        // Without a reader, the tests still run to their end: they remove what they have made.
+        printed = printed.and_then(|()| out!("{line}"));
         totals.add(&line);
     }
     let status = child.wait().context("cargo test cannot be waited for")?;
+    printed?;
     if !status.success() {
         bail!("cargo test failed: {status}");
     }

@@ -9,6 +9,8 @@ use std::{
     thread,
 };
 
+use knock_output::{OutputError, out};
+
 /// What a guest and its archive take, with some of it for its files on the host.
 const BYTES: u64 = 4 << 30;
 
@@ -62,15 +64,22 @@ impl Voice {
         Self(if alone { None } else { Some(version) })
     }
 
+    /// Prints `text`. Without a reader, the guests run to their end all the same, and the table
+    /// that follows them fails.
     pub(super) fn say(&self, text: impl Display) {
+        let _ = self.print(&text);
+    }
+
+    fn print(&self, text: &dyn Display) -> Result<(), OutputError> {
         match self.0 {
-            None => println!("{text}"),
+            None => out!("{text}")?,
             Some(version) => {
                 for line in text.to_string().split('\n') {
-                    println!("{version:<5}| {line}");
+                    out!("{version:<5}| {line}")?;
                 }
             }
         }
+        Ok(())
     }
 }
 

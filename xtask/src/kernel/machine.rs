@@ -82,7 +82,7 @@ pub(super) fn boot(
     command.arg("-initrd").arg(initramfs);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.args(["-serial", "stdio"]);
-    print(&command);
+    print(&command)?;
     let mut guest = Guest::start(&mut command)?;
     guest.listen(WHOLE_RUN, SILENCE, line).with_context(|| {
         format!("the end of its console ({}):\n{}", console.display(), end_of(console))

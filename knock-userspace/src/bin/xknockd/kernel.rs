@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets};
 use knock_detector::{Component, Detector, Presence, Settings, VerifierStats};
+use knock_output::out;
 use knock_policy::compile::{Served, compile};
 use knock_userspace::kernel_features::features;
 use nix::sys::utsname::uname;
@@ -11,11 +12,7 @@ use crate::policy::built_in;
 
 pub(crate) fn check() -> Result<()> {
     let system = uname().context("the kernel does not tell its release")?;
-    println!(
-        "Linux {}, {}\n",
-        system.release().to_string_lossy(),
-        system.machine().to_string_lossy()
-    );
+    out!("Linux {}, {}\n", system.release().to_string_lossy(), system.machine().to_string_lossy())?;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["FEATURE", "NEEDED FOR", "SINCE", "COMMIT", "HERE", "IN ITS PLACE"]);
@@ -42,7 +39,7 @@ pub(crate) fn check() -> Result<()> {
             feature.instead.unwrap_or("nothing can"),
         ]);
     }
-    println!("{}\n", table.trim_fmt());
+    out!("{}\n", table.trim_fmt())?;
     // Any program will do: doors are data to it.
     let policy = built_in();
     let compiled = compile(&policy, &Served::default(), rand::random())?;
@@ -54,7 +51,7 @@ pub(crate) fn check() -> Result<()> {
         hash_key: rand::random(),
     };
     let figures = Detector::load(&compiled, settings)?.figures()?;
-    println!("{}", describe(&figures));
+    out!("{}", describe(&figures))?;
     // Where the detector misses something, it has said so.
     if !missed.is_empty() {
         bail!("this kernel lacks {}", missed.join(", "));

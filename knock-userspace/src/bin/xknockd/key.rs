@@ -1,7 +1,7 @@
 //! `xknockd key`.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, stdout};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use knock_keys::{
     self, Folder, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name, no_core_dumps,
     time_to_text,
 };
+use knock_output::{OutputError, note, out};
 use knock_policy::{Door, Method, Policy};
 use knock_userspace::keyring::{ReplayStore, has_knocked, misfits};
 use knock_userspace::places::Places;
@@ -102,7 +103,7 @@ pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
         KeyCommand::Remove { name, place } => {
             ensure!(key_name(&name).is_some(), "there is no key `{name}`");
             place.folder()?.remove(&name)?;
-            println!("Removed the key `{name}`.");
+            out!("Removed the key `{name}`.")?;
             Ok(())
         }
         KeyCommand::Rotate { name, grace, host, expires, place } => {
@@ -148,12 +149,12 @@ fn rotate(
     folder.write(&key, true)?;
     if let Err(error) = hand_over(&line) {
         folder.write(&before, true)?;
-        bail!("the line cannot be printed ({error}); the key is as it was");
+        bail!("{error}; the key is as it was");
     }
     if let Some((part, until)) = &key.previous
         && part.id != before.current.id
     {
-        eprintln!(
+        note!(
             "Nobody ever knocked with the line of the last time, so that one is void now, and what \
              the device had before works until {}.",
             time_to_text(*until)
@@ -203,7 +204,7 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     folder.write(&key, false)?;
     if let Err(error) = hand_over(&line) {
         folder.remove(&key.name)?;
-        bail!("the line cannot be printed ({error}), so there is no such key");
+        bail!("{error}; the key `{}` was not added", key.name);
     }
     Ok(())
 }
@@ -263,30 +264,29 @@ fn used_ports(policy: &Policy) -> BTreeSet<u16> {
 }
 
 /// Prints the line, alone on standard output, so that it can be piped to where it belongs.
-fn hand_over(line: &KeyLine) -> std::io::Result<()> {
+fn hand_over(line: &KeyLine) -> Result<(), OutputError> {
     let text = line.to_text();
-    let mut out = stdout();
-    writeln!(out, "{}", *text)?;
-    if out.is_terminal() {
+    out!("{}", *text)?;
+    if stdout().is_terminal() {
         if let Ok(code) = QrCode::with_error_correction_level(text.as_bytes(), EcLevel::L) {
-            writeln!(out, "{}", code.render::<unicode::Dense1x2>().build())?;
+            out!("{}", code.render::<unicode::Dense1x2>().build())?;
         }
-        eprintln!(
+        note!(
             "On the device: `xknock import`, and paste the line. It is shown only now; whoever \
              sees it can knock."
         );
     }
     if line.host.is_empty() {
-        eprintln!("This host knows no full name of its own: add --host NAME to the import.");
+        note!("This host knows no full name of its own: add --host NAME to the import.");
     }
-    out.flush()
+    Ok(())
 }
 
 fn list(place: &Place) -> Result<()> {
     let policy = place.policy()?;
     let folder = place.folder()?;
     if policy.is_none() && place.keys.is_none() {
-        eprintln!("There is no config; this is the folder {}.", folder.path().display());
+        note!("There is no config; this is the folder {}.", folder.path().display());
     }
     let (keys, mut errors) = folder.read_all();
     if let Some(at) = errors.iter().position(|error| error.is_about(folder.path())) {
@@ -307,14 +307,14 @@ fn list(place: &Place) -> Result<()> {
             expiry(key, now),
         ]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     for (key, policy) in keys.iter().zip(std::iter::repeat(&policy)) {
         for misfit in policy.iter().flat_map(|policy| misfits(key, policy)) {
-            eprintln!("xknockd: `{}` opens nothing there: {misfit}", key.name);
+            note!("xknockd: `{}` opens nothing there: {misfit}", key.name);
         }
     }
     for error in &errors {
-        eprintln!("xknockd: {error}");
+        note!("xknockd: {error}");
     }
     ensure!(
         errors.is_empty(),
@@ -327,20 +327,20 @@ fn list(place: &Place) -> Result<()> {
 
 fn show(key: &Key) -> Result<()> {
     let now = now();
-    println!("key      {}", key.name);
-    println!("id       {}", key.current.id);
-    println!("kind     {}", kind(key));
-    println!("made     {}", time_to_text(key.made));
-    println!("expires  {}", expiry(key, now));
+    out!("key      {}", key.name)?;
+    out!("id       {}", key.current.id)?;
+    out!("kind     {}", kind(key))?;
+    out!("made     {}", time_to_text(key.made))?;
+    out!("expires  {}", expiry(key, now))?;
     if let Some(longest) = key.longest {
-        println!("longest  {}", humantime::format_duration(longest));
+        out!("longest  {}", humantime::format_duration(longest))?;
     }
     for door in &key.doors {
-        println!("door     {door}");
+        out!("door     {door}")?;
     }
     if let Some((part, until)) = &key.previous {
         let state = if *until > now { "works until" } else { "ended" };
-        println!("before   {} {state} {}", part.id, time_to_text(*until));
+        out!("before   {} {state} {}", part.id, time_to_text(*until))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The agent's command line.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod check;
 mod direct;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use knock_userspace::places::Places;
 
@@ -171,9 +173,12 @@ struct PolicyArgs {
 }
 
 fn main() -> ExitCode {
-    let Cli { instance, command } = Cli::parse();
+    knock_output::run("xknockd", |cli| dispatch(cli).map(|()| ExitCode::SUCCESS))
+}
+
+fn dispatch(Cli { instance, command }: Cli) -> Result<()> {
     let places = Places::of(&instance);
-    let result = match command {
+    match command {
         Command::Run { policy, trace_kernel, clean, force } => {
             run::run(policy, places, run::Flags { trace_kernel, clean, force })
         }
@@ -192,12 +197,5 @@ fn main() -> ExitCode {
         Command::Try { lasts } => verbs::try_enforcing(&places, lasts),
         Command::Confirm { force } => verbs::confirm(&places, force),
         Command::Off => verbs::off(&places),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xknockd: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use knock_firewall::Firewall;
+use knock_output::out;
 use knock_policy::{Door, Grant, Mode, Policy, lockout};
 use knock_userspace::agent::{self, Options, Signal};
 use knock_userspace::interfaces::Interfaces;
@@ -33,7 +34,8 @@ pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> 
         let help = if configured { None } else { Some(how_to_knock(&policy).await) };
         let on_ready = || {
             if let Some(help) = help {
-                println!("{help}");
+                // An agent works without a reader.
+                let _ = out!("{help}");
             }
         };
         let path = policy::path(&args.config);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets};
 use knock_control::{Caller, Client, Done, Door, Grant, Open, Revoke, Status, Try};
+use knock_output::out;
 use knock_userspace::caller;
 use knock_userspace::lock::Lock;
 use knock_userspace::places::Places;
@@ -51,7 +52,7 @@ pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
     for (name, count) in &status.packets {
         table.add_row([format!("  {name}"), count.to_string()]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     Ok(())
 }
 
@@ -65,7 +66,7 @@ pub(crate) fn doors(places: &Places, json: bool) -> Result<()> {
     for door in doors {
         table.add_row([door.name, door.opens.join(", "), door.open_for, door.grants.to_string()]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     Ok(())
 }
 
@@ -100,10 +101,10 @@ pub(crate) fn revoke(places: &Places, address: Option<IpAddr>, door: Option<Stri
         None => direct::revoke(places, address, door.as_deref())?,
     };
     if grants.is_empty() {
-        println!("There was no such grant.");
+        out!("There was no such grant.")?;
         return Ok(());
     }
-    println!("Ended:");
+    out!("Ended:")?;
     print_grants(&grants)
 }
 
@@ -134,7 +135,7 @@ pub(crate) fn off(places: &Places) -> Result<()> {
     }
     // What an agent that was killed has left, too.
     direct::off(places)?;
-    println!("xknock is off: no program, no pins, no table; all ports are as before.");
+    out!("xknock is off: no program, no pins, no table; all ports are as before.")?;
     Ok(())
 }
 
@@ -145,7 +146,7 @@ fn caller(force: bool) -> Caller {
 fn tell(places: &Places, what: &str, body: &impl Serialize) -> Result<()> {
     let done = ask(places, async |client| client.post::<Done>(what, body).await)?;
     let done = done.with_context(|| no_agent(places))?;
-    println!("{}", done.message);
+    out!("{}", done.message)?;
     Ok(())
 }
 
@@ -172,7 +173,7 @@ fn ask<T, E: std::error::Error + Send + Sync + 'static>(
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    out!("{}", serde_json::to_string_pretty(value)?)?;
     Ok(())
 }
 
@@ -187,7 +188,7 @@ fn print_grants(grants: &[Grant]) -> Result<()> {
             whole_seconds(grant.seconds),
         ]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     Ok(())
 }
 

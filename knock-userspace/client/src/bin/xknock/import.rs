@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use knock_client::{Hosts, Import};
 use knock_keys::{KeyLine, KeyMethod};
+use knock_output::{note, out};
 use zeroize::Zeroizing;
 
 #[derive(Args)]
@@ -38,14 +39,14 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
         replace: args.replace,
     };
     let alias = hosts.add(&line, import)?;
-    println!("Imported the key `{}` for {alias}. To knock:", line.name);
+    out!("Imported the key `{}` for {alias}. To knock:", line.name)?;
     for door in &line.doors {
         let method = match door.method {
             KeyMethod::Sealed { .. } => "a sealed knock",
             KeyMethod::Rolling(_) => "a rolling sequence",
         };
         let opens: Vec<_> = door.opens.iter().map(ToString::to_string).collect();
-        println!("  xknock {alias} --door {}   # {method}, opens {}", door.name, opens.join(", "));
+        out!("  xknock {alias} --door {}   # {method}, opens {}", door.name, opens.join(", "))?;
     }
     Ok(())
 }
@@ -53,7 +54,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
 fn from_stdin() -> Result<Zeroizing<String>> {
     let mut stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!("Paste the line that begins with xknock:// and press Enter:");
+        note!("Paste the line that begins with xknock:// and press Enter:");
         let mut line = Zeroizing::new(String::with_capacity(KeyLine::LONGEST));
         stdin.read_line(&mut line).context("cannot read standard input")?;
         return Ok(line);

@@ -1,5 +1,6 @@
 //! The client's command line.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod command;
 mod import;
@@ -15,6 +16,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use knock_client::{Family, Hosts, Knock, Target, parse_steps, wait_open};
 use knock_common::sequence::{Protocol, Step};
 use knock_keys::no_core_dumps;
+use knock_output::note;
 
 /// Knocks on a host, so that it opens a port for this one.
 ///
@@ -134,19 +136,15 @@ fn some_time(text: &str) -> Result<Duration, String> {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    knock_output::run("xknock", dispatch)
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
     no_core_dumps();
-    let result = match cli.command {
+    match cli.command {
         Some(Command::Import(args)) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Some(Command::Proxy(args)) => proxy::proxy(&args).map(|()| ExitCode::SUCCESS),
         None => knock(cli.knock),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("xknock: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -185,14 +183,14 @@ fn send_steps(args: KnockArgs) -> Result<()> {
     let since = || started.elapsed().as_secs_f64() * 1000.0;
     Knock { target, steps, gap: args.gap }.send(|step| {
         if args.verbose {
-            eprintln!("{:8.1} ms  {step} to {target}", since());
+            note!("{:8.1} ms  {step} to {target}", since());
         }
     })?;
     let Some(service) = args.wait else { return Ok(()) };
     let timeout = args.timeout.unwrap_or(PATIENCE);
     match wait_open(target.with_port(service.port), timeout) {
         Some(took) => {
-            eprintln!("{service} on {target} answers after {:.1} ms", took.as_secs_f64() * 1000.0);
+            note!("{service} on {target} answers after {:.1} ms", took.as_secs_f64() * 1000.0);
             Ok(())
         }
         None => bail!(

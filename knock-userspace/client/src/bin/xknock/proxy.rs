@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
-use knock_client::{Hosts, Knocker, Target, Wishes, pipe};
+use knock_client::{Hosts, Knocker, PipeError, Target, Wishes, pipe};
+use knock_output::OutputError;
 
 use crate::with_key::{explain, patience, renew};
 use crate::{FamilyArgs, known, some_time};
@@ -56,6 +57,10 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
         let result = pipe(&stream);
         drop(done);
         result
+    })
+    .map_err(|error| match error {
+        PipeError::Output(error) => OutputError::from(error).into(),
+        error => anyhow!(error),
     })
     .with_context(|| format!("{service} on {target}"))
 }

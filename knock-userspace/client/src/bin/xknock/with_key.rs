@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use knock_client::{Host, Knocker, OpenError, Target, Wishes};
 use knock_keys::{KeyDoor, KeyMethod};
+use knock_output::note;
 
 use crate::{KnockArgs, PATIENCE, command};
 
@@ -28,7 +29,7 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
     let mut knocker = Knocker::new(host.line.clone(), door.clone(), target, wishes)?;
     let say = |what: &str| {
         if args.verbose {
-            eprintln!("{what} to {target}");
+            note!("{what} to {target}");
         }
     };
     if args.keep {
@@ -47,7 +48,7 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
             let timeout = args.timeout.unwrap_or_else(|| patience(door));
             let opened = knocker.open(service.port, timeout, say);
             let (_, took) = opened.map_err(|error| explain(error, &service, target, timeout))?;
-            eprintln!("{service} on {target} answers after {:.1} ms", took.as_secs_f64() * 1000.0);
+            note!("{service} on {target} answers after {:.1} ms", took.as_secs_f64() * 1000.0);
         }
         None => say(&knocker.knock()?),
     }
@@ -59,7 +60,7 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
         match knocker.close() {
             Ok(sent) => say(&sent),
             Err(error) => {
-                eprintln!("xknock: {:#}", anyhow!(error));
+                note!("xknock: {:#}", anyhow!(error));
                 code = code.max(1);
             }
         }
@@ -101,7 +102,7 @@ fn run(knocker: &mut Knocker, args: &KnockArgs) -> u8 {
     match ended {
         Ok(status) => command::code(status),
         Err(error) => {
-            eprintln!("xknock: cannot run `{program}`: {error}");
+            note!("xknock: cannot run `{program}`: {error}");
             command::code_of(&error)
         }
     }
@@ -112,7 +113,7 @@ fn run(knocker: &mut Knocker, args: &KnockArgs) -> u8 {
 pub(crate) fn renew(knocker: &mut Knocker, ended: &Receiver<()>) {
     while ended.recv_timeout(knocker.renewal()) == Err(RecvTimeoutError::Timeout) {
         if let Err(error) = knocker.knock() {
-            eprintln!("xknock: {error}");
+            note!("xknock: {error}");
         }
     }
 }
