@@ -1,10 +1,9 @@
 //! What is done to the kernel's own state where no agent runs.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use knock_control::Grant;
+use knock_control::{Grant, Open, Revoke};
 use knock_detector::{Pins, Record, Recorded};
 use knock_firewall::{Firewall, TimedGrant};
 use knock_userspace::places::Places;
@@ -22,24 +21,15 @@ pub(crate) fn grants() -> Result<Vec<Grant>> {
     Ok(held.grants.iter().map(|timed| shown(timed, None)).collect())
 }
 
-pub(crate) fn open(
-    places: &Places,
-    config: &ConfigArgs,
-    name: &str,
-    address: IpAddr,
-    lasts: Option<Duration>,
-) -> Result<Vec<Grant>> {
+pub(crate) fn open(places: &Places, config: &ConfigArgs, request: &Open) -> Result<Vec<Grant>> {
     let lock = take_lock(places)?;
     let path = path(config).context(
         "no agent is running, and there is no config that says what the door opens: give --config",
     )?;
     let policy = read(&path)?;
-    let door = policy.door(name).with_context(|| {
-        let names: Vec<_> = policy.doors.iter().map(|door| door.name.as_str()).take(20).collect();
-        format!("there is no door `{name}` in {}; there are: {}", path.display(), names.join(", "))
-    })?;
-    let lasts = lasts.unwrap_or(door.open_for);
-    let source = address.to_canonical();
+    let door = policy.known_door(&request.door).with_context(|| path.display().to_string())?;
+    let lasts = request.length(door.open_for)?;
+    let source = request.source()?;
     let timed: Vec<_> = door
         .opens
         .iter()
@@ -56,14 +46,11 @@ pub(crate) fn open(
         }
     }
     drop(lock);
-    Ok(timed.iter().map(|timed| shown(timed, Some(name))).collect())
+    Ok(timed.iter().map(|timed| shown(timed, Some(&request.door))).collect())
 }
 
-pub(crate) fn revoke(
-    places: &Places,
-    address: Option<IpAddr>,
-    door: Option<&str>,
-) -> Result<Vec<Grant>> {
+pub(crate) fn revoke(places: &Places, request: &Revoke) -> Result<Vec<Grant>> {
+    let door = request.door.as_deref();
     let _lock = take_lock(places)?;
     let mut firewall = Firewall::open()?;
     let held =
@@ -75,7 +62,7 @@ pub(crate) fn revoke(
         let id = knock_common::sequence::DoorId::of(door);
         recorded.iter().any(|(known, entry)| known == grant && entry.door == id)
     };
-    let address = address.map(|address| address.to_canonical());
+    let address = request.address.map(|address| address.to_canonical());
     let meant: Vec<_> = held
         .grants
         .into_iter()

@@ -217,11 +217,7 @@ fn key_door(
     longest: Option<Duration>,
     used: &BTreeSet<u16>,
 ) -> Result<KeyDoor> {
-    let Some(door) = policy.doors.iter().find(|door| door.name == name) else {
-        let names: Vec<_> = policy.doors.iter().map(|door| &*door.name).collect();
-        bail!("the config has no door `{name}`; it has {}", names.join(", "));
-    };
-    let Door { opens, open_for, method, .. } = door;
+    let Door { opens, open_for, method, .. } = policy.known_door(name)?;
     let method = match method {
         Method::Sequence => bail!(
             "door `{name}` is knocked on without a key: set `method = \"sealed\"` or \"rolling\" \

@@ -23,7 +23,7 @@ pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
     if json {
         return print_json(&status);
     }
-    let mut mode = status.mode.clone();
+    let mut mode = status.mode.to_string();
     if let Some(seconds) = status.trial_seconds {
         mode += &format!(", on trial for {} more", whole_seconds(seconds));
     } else if status.confirmed {
@@ -37,7 +37,7 @@ pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
     for (what, value) in [
         ("process", format!("{}, version {}", status.process, status.version)),
         ("mode", mode),
-        ("connections", status.connections.clone()),
+        ("connections", status.connections.to_string()),
         ("interfaces", watched.join(", ")),
         ("doors", status.doors.to_string()),
         ("grants", status.grants.to_string()),
@@ -64,7 +64,8 @@ pub(crate) fn doors(places: &Places, json: bool) -> Result<()> {
     let mut table = plain_table();
     table.set_header(["DOOR", "OPENS", "OPEN FOR", "GRANTS"]);
     for door in doors {
-        table.add_row([door.name, door.opens.join(", "), door.open_for, door.grants.to_string()]);
+        let open_for = humantime::format_duration(door.open_for).to_string();
+        table.add_row([door.name, door.opens.join(", "), open_for, door.grants.to_string()]);
     }
     out!("{}", table.trim_fmt())?;
     Ok(())
@@ -85,20 +86,19 @@ pub(crate) fn open(
     address: IpAddr,
     lasts: Option<Duration>,
 ) -> Result<()> {
-    let lasts_text = lasts.map(|lasts| humantime::format_duration(lasts).to_string());
-    let body = Open { door: door.clone(), address, lasts: lasts_text };
+    let body = Open { door, address, lasts };
     let grants = match ask(places, async |client| client.post("open", &body).await)? {
         Some(grants) => grants,
-        None => direct::open(places, config, &door, address, lasts)?,
+        None => direct::open(places, config, &body)?,
     };
     print_grants(&grants)
 }
 
 pub(crate) fn revoke(places: &Places, address: Option<IpAddr>, door: Option<String>) -> Result<()> {
-    let body = Revoke { address, door: door.clone() };
+    let body = Revoke { address, door };
     let grants: Vec<Grant> = match ask(places, async |client| client.post("revoke", &body).await)? {
         Some(grants) => grants,
-        None => direct::revoke(places, address, door.as_deref())?,
+        None => direct::revoke(places, &body)?,
     };
     if grants.is_empty() {
         out!("There was no such grant.")?;
@@ -113,7 +113,7 @@ pub(crate) fn reload(places: &Places, force: bool) -> Result<()> {
 }
 
 pub(crate) fn try_enforcing(places: &Places, lasts: Duration) -> Result<()> {
-    tell(places, "try", &Try { lasts: humantime::format_duration(lasts).to_string() })
+    tell(places, "try", &Try { lasts })
 }
 
 pub(crate) fn confirm(places: &Places, force: bool) -> Result<()> {
