@@ -1,10 +1,8 @@
 //! What the agent does and answers when it is asked.
 
-use std::net::IpAddr;
-use std::time::Duration;
-
 use knock_control::{
-    Caller, Done, Door, Fault, Grant, Interface, Open, Problem, Reply, Request, Revoke, Status, Try,
+    AttachedMode, Caller, Connections, Done, Door, Fault, Grant, Interface, Open, Problem, Reply,
+    Request, Revoke, Status, Try,
 };
 use knock_detector::State;
 use knock_firewall::{Ruleset, Tracking};
@@ -12,13 +10,6 @@ use knock_policy::{self as policy, Mode};
 
 use super::{Agent, Sources, clock};
 use crate::control_socket::Call;
-
-/// How long a door may be opened by hand.
-const OPEN_FOR: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
-/// How long enforcing may be tried.
-const TRY_FOR: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 type Answer = Result<Reply, Problem>;
 
@@ -50,7 +41,10 @@ impl Agent {
         let interfaces = self.detector.attached().map(|(index, name, mode)| Interface {
             name: name.to_owned(),
             index,
-            mode: mode.to_string(),
+            mode: match mode {
+                knock_detector::AttachedMode::Native => AttachedMode::Native,
+                knock_detector::AttachedMode::Generic => AttachedMode::Generic,
+            },
         });
         let now = clock::since_boot();
         let trial = self.trial.map(|end| end.saturating_sub(now).as_secs_f64());
@@ -58,14 +52,13 @@ impl Agent {
         Ok(Reply::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
-            mode: mode.to_string(),
+            mode: mode.into(),
             trial_seconds: trial,
             confirmed: self.state.confirmed != 0,
             connections: match self.ruleset.tracking {
-                Tracking::Stateless => policy::Connections::Stateless,
-                Tracking::Conntrack => policy::Connections::Conntrack,
-            }
-            .to_string(),
+                Tracking::Stateless => Connections::Stateless,
+                Tracking::Conntrack => Connections::Conntrack,
+            },
             interfaces: interfaces.collect(),
             awaited: self.keeper.policy.awaited(&names).into_iter().map(str::to_owned).collect(),
             doors: self.keeper.policy.doors.len(),
@@ -85,7 +78,7 @@ impl Agent {
         let door = |door: &policy::Door| Door {
             name: door.name.clone(),
             opens: door.opens.iter().map(ToString::to_string).collect(),
-            open_for: humantime::format_duration(door.open_for).to_string(),
+            open_for: door.open_for,
             grants: self.keeper.grants.given_by(door.id()),
         };
         Reply::Doors(policy.doors.iter().map(door).collect())
@@ -108,24 +101,14 @@ impl Agent {
     }
 
     fn known_door(&self, name: &str) -> Result<&policy::Door, Problem> {
-        let policy = &self.keeper.policy;
-        policy.door(name).ok_or_else(|| {
-            let names: Vec<_> =
-                policy.doors.iter().map(|door| door.name.as_str()).take(20).collect();
-            let what = format!("there is no door `{name}`; there are: {}", names.join(", "));
-            Problem::new(Fault::Request, what)
-        })
+        let door = self.keeper.policy.known_door(name);
+        door.map_err(|error| Problem::new(Fault::Request, error))
     }
 
     async fn open(&mut self, open: Open) -> Answer {
-        let Open { door, address, lasts } = open;
-        let known = self.known_door(&door)?;
-        let lasts = match lasts {
-            Some(text) => duration(&text, OPEN_FOR)?,
-            None => known.open_for,
-        };
-        let address = possible_source(address)?;
-        let earned = match self.keeper.open(&door, address, lasts) {
+        let lasts = open.length(self.known_door(&open.door)?.open_for)?;
+        let address = open.source()?;
+        let earned = match self.keeper.open(&open.door, address, lasts) {
             Some(Ok(earned)) => earned,
             Some(Err(refused)) => return Err(Problem::new(Fault::Request, refused)),
             None => Vec::new(),
@@ -163,7 +146,7 @@ impl Agent {
     }
 
     async fn begin_trial(&mut self, trial: &Try) -> Answer {
-        let lasts = duration(&trial.lasts, TRY_FOR)?;
+        let lasts = trial.length()?;
         if self.ruleset.mode == Mode::Enforce {
             let what = "it is enforcing already; `xknockd try` is for an agent that observes";
             return Err(Problem::new(Fault::Request, what));
@@ -171,7 +154,7 @@ impl Agent {
         let ruleset = Ruleset { trial: Some(lasts), ..self.ruleset.clone() };
         self.install(ruleset).await.map_err(failed)?;
         self.trial = Some(clock::since_boot() + lasts);
-        tracing::warn!(lasts = trial.lasts, "enforcing on trial");
+        tracing::warn!(lasts = %humantime::format_duration(lasts), "enforcing on trial");
         Ok(done(format!(
             "enforcing for {}, then observing again, whatever happens to the agent; \
              `xknockd confirm` makes it last",
@@ -209,19 +192,4 @@ fn done(message: impl Into<String>) -> Reply {
 
 fn failed(error: impl ToString) -> Problem {
     Problem::new(Fault::Agent, error)
-}
-
-fn duration(text: &str, limits: std::ops::RangeInclusive<Duration>) -> Result<Duration, Problem> {
-    knock_policy::config::duration(text, limits)
-        .map_err(|(what, help)| Problem::new(Fault::Request, format!("{what}; {help}")))
-}
-
-/// An address that packets can come from.
-fn possible_source(address: IpAddr) -> Result<IpAddr, Problem> {
-    let address = address.to_canonical();
-    if address.is_unspecified() || address.is_multicast() {
-        let what = format!("no packet comes from {address}; give the address of a host");
-        return Err(Problem::new(Fault::Request, what));
-    }
-    Ok(address)
 }
