@@ -24,36 +24,35 @@ use crate::{ConfigArgs, policy};
 
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Draws a key for a device and prints the line that the device imports.
+    /// Draw a key for a device, and print the line that the device imports.
     Add(AddArgs),
-    /// Lists all keys.
+    /// List all keys.
     List(Place),
-    /// Shows what a key opens, and until when.
+    /// Show which doors a key opens, and until when.
     Show {
-        /// The key.
+        /// Name of the key.
         name: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Removes a key. What it has opened ends in its time.
+    /// Remove a key. Its grants end in their time.
     Remove {
-        /// The key.
+        /// Name of the key.
         name: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Draws a key anew and prints its line. Until the grace period is over, the old one
-    /// works too.
+    /// Draw a key anew, and print its line. The old line works until the grace period ends.
     Rotate {
-        /// The key.
+        /// Name of the key.
         name: String,
-        /// How long the old one still works; 0s ends it at once.
+        /// Set how long the old line still works. 0s ends it at once.
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         grace: Duration,
-        /// Where devices find this host; as before if it is not said.
+        /// Set the name or address where devices find this host. The default is that of the old line.
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
-        /// Ends the key after this time, in place of when it was to end.
+        /// End the key after this time. The default is the end that it has.
         #[arg(long, value_name = "TIME", value_parser = lasting)]
         expires: Option<Duration>,
         #[command(flatten)]
@@ -61,33 +60,33 @@ pub(crate) enum KeyCommand {
     },
 }
 
-/// Where keys are.
 #[derive(Args)]
 pub(crate) struct Place {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The folder of key files, in place of the one in the config.
+    /// Use this folder of key files instead of the one in the config.
     #[arg(long, value_name = "FOLDER")]
     keys: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(crate) struct AddArgs {
-    /// What to call the key: one for each device.
+    /// Name of the key. Each device has a key of its own.
     name: String,
-    /// A door that it opens. May be repeated.
+    /// Let the key open this door. May be repeated.
     #[arg(long = "door", value_name = "NAME", required = true)]
     doors: Vec<String>,
-    /// Where devices find this host; its own full name if it has one.
+    /// Set the name or address where devices find this host. The default is its full name, if it
+    /// has one.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Ends the key after this time.
+    /// End the key after this time.
     #[arg(long, value_name = "TIME", value_parser = lasting)]
     expires: Option<Duration>,
-    /// The longest time that this key opens a door for.
+    /// Set the longest time that this key opens a door for.
     #[arg(long, value_name = "TIME", value_parser = lasting)]
     longest: Option<Duration>,
-    /// A key pair: nobody can knock with the files of this host. For sealed doors only.
+    /// Draw a key pair, so that the files of this host cannot make a knock. For sealed doors only.
     #[arg(long)]
     public: bool,
     #[command(flatten)]

@@ -11,17 +11,21 @@ use zeroize::Zeroizing;
 
 #[derive(Args)]
 pub(crate) struct ImportArgs {
-    /// The line, in single quotes. Without it, it is read from standard input, where no
-    /// other user of this machine can see it.
+    /// The line that `xknockd key add` printed, in single quotes.
+    ///
+    /// Without it, the line is read from standard input, where other users of this machine cannot
+    /// see it.
     line: Option<String>,
-    /// What to call the host; its name or address if not given.
+    /// Set the name of the host here. The default is its name or address.
     #[arg(long = "as", value_name = "NAME")]
     alias: Option<String>,
-    /// Where the host is: its name or address, without a user. Needed if the key does not say
-    /// so and is not a newer one of a host that is known.
+    /// Set the name or address of the host, without a user.
+    ///
+    /// This is needed if the line does not say where the host is, and is not a newer line for a
+    /// host that is known.
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
-    /// Replaces another key for this host, or its address.
+    /// Replace another key for this host, or its address.
     #[arg(long)]
     replace: bool,
 }

@@ -23,27 +23,27 @@ pub(crate) fn patience(door: &KeyDoor) -> Duration {
 }
 
 pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
-    let door = host.door(args.door.as_deref()).map_err(|what| anyhow!(what))?;
+    let door = host.door(args.keyed.door.as_deref()).map_err(|what| anyhow!(what))?;
     let target = Target::resolve(&host.address, args.family.family())?;
-    let wishes = Wishes { address: args.address, lasts: args.lasts };
+    let wishes = Wishes { address: args.keyed.address, lasts: args.keyed.lasts };
     let mut knocker = Knocker::new(host.line.clone(), door.clone(), target, wishes)?;
     let say = |what: &str| {
         if args.verbose {
             note!("{what} to {target}");
         }
     };
-    if args.keep {
+    if args.keyed.keep {
         knocker.may_keep()?;
     }
-    if args.close {
+    if args.keyed.close {
         knocker.may_close()?;
-        if args.then.is_empty() {
+        if args.keyed.then.is_empty() {
             say(&knocker.close()?);
             return Ok(ExitCode::SUCCESS);
         }
     }
     // Another address is let in: whether it can connect cannot be seen from here.
-    match knocker.service().filter(|_| args.address.is_none()) {
+    match knocker.service().filter(|_| args.keyed.address.is_none()) {
         Some(service) => {
             let timeout = args.timeout.unwrap_or_else(|| patience(door));
             let opened = knocker.open(service.port, timeout, say);
@@ -52,11 +52,11 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
         }
         None => say(&knocker.knock()?),
     }
-    if args.then.is_empty() {
+    if args.keyed.then.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     let mut code = run(&mut knocker, args);
-    if args.close {
+    if args.keyed.close {
         match knocker.close() {
             Ok(sent) => say(&sent),
             Err(error) => {
@@ -88,14 +88,14 @@ pub(crate) fn explain(
 /// as a shell has it.
 fn run(knocker: &mut Knocker, args: &KnockArgs) -> u8 {
     // A dash in front of the command says nothing here.
-    let words = args.then.strip_prefix(&["--".to_owned()]).unwrap_or(&args.then);
+    let words = args.keyed.then.strip_prefix(&["--".to_owned()]).unwrap_or(&args.keyed.then);
     let Some((program, arguments)) = words.split_first() else { return 0 };
     let ended = std::thread::scope(|scope| {
         let (done, ended) = channel();
-        if args.keep {
+        if args.keyed.keep {
             scope.spawn(move || renew(knocker, &ended));
         }
-        let status = command::run(program, arguments, args.close);
+        let status = command::run(program, arguments, args.keyed.close);
         drop(done);
         status
     });
