@@ -2,10 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{
-    command::{as_root, build_programs, cargo, exec, run, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{as_root, build_programs, cargo, exec, run, target_directory};
+use crate::setup::{self, Group};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

@@ -1,11 +1,9 @@
 //! Running other programs, in the open: each is printed before it runs.
 
-use std::{
-    ffi::OsStr,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 use knock_output::{OutputError, out};

@@ -1,9 +1,7 @@
 //! `cargo xtask demo`.
 
-use crate::{
-    command::{as_root, build_programs, cargo, exec, run, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{as_root, build_programs, cargo, exec, run, target_directory};
+use crate::setup::{self, Group};
 
 pub(crate) fn demo() -> anyhow::Result<()> {
     setup::ensure(Group::Demo, true)?;

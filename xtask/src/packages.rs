@@ -1,6 +1,7 @@
 //! Which Debian packages are needed, which are there, and which can be had.
 
-use std::{collections::BTreeSet, process::Command};
+use std::collections::BTreeSet;
+use std::process::Command;
 
 use xknock_toolchain::MINIMUM;
 

@@ -4,10 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::{
-    command::{as_root, cargo, exec, run as run_command, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{as_root, cargo, exec, run as run_command, target_directory};
+use crate::setup::{self, Group};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

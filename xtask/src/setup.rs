@@ -1,15 +1,15 @@
 //! `cargo xtask setup`: finds what is missing, says so, and installs it.
 
-use std::{env, path::Path, process::Command};
+use std::env;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use knock_output::{note, out};
 use xknock_toolchain as toolchain;
 
-use crate::{
-    command::{as_root, cargo, run},
-    packages,
-};
+use crate::command::{as_root, cargo, run};
+use crate::packages;
 
 /// `bpf-linker`, in the release that the build is known to work with.
 const LINKER_VERSION: &str = "0.13.0";

@@ -1,9 +1,7 @@
 //! `cargo xtask soak`.
 
-use crate::{
-    command::{as_root, build_programs, cargo, exec, run, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{as_root, build_programs, cargo, exec, run, target_directory};
+use crate::setup::{self, Group};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

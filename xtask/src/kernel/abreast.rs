@@ -1,13 +1,9 @@
 //! Several guests at a time, so that the longest of them is what is waited for.
 
-use std::{
-    fmt::Display,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::fmt::Display;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use knock_output::{OutputError, out};
 

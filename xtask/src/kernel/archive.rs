@@ -4,11 +4,9 @@
 //! that neither the host's lists nor dpkg learn of it. The archive is the one that the host's
 //! own apt uses.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};

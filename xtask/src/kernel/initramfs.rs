@@ -4,13 +4,12 @@
 //! The guest has no disk, so no driver has to be there before it can run, and nothing that
 //! happens in there reaches the host.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufWriter, Write},
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cpio::newc::{self, Builder, ModeFileType};

@@ -1,14 +1,14 @@
 //! What is built for a guest, and in which order it runs there.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::{PATIENCE, Selection, known::Expect, scratch::Scratch};
+use super::known::Expect;
+use super::scratch::Scratch;
+use super::{PATIENCE, Selection};
 use crate::command::{cargo, output, root, run};
 
 /// The package whose test programs meet a kernel.

@@ -1,9 +1,8 @@
 //! The folder of one run: what was built, as it was then, and the archives of its guests.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 

@@ -1,14 +1,13 @@
 //! The programs that a test drives, with all that they need, as dpkg knows it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::{command::output, packages};
+use crate::command::output;
+use crate::packages;
 
 /// What init and the tests' shell lines use besides the packages that the tests name.
 const BASE: [&str; 13] = [

@@ -2,20 +2,16 @@
 
 mod report;
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, bail};
 use knock_output::out;
 
-use crate::{
-    command::{cargo, host, print, root, run, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{cargo, host, print, root, run, target_directory};
+use crate::setup::{self, Group};
 use report::Report;
 
 /// Longest that one input may take, in seconds.

@@ -2,20 +2,17 @@
 
 mod report;
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use knock_output::{OutputError, out};
 
-use crate::{
-    command::{as_root, cargo, host, print, run, target_directory},
-    fuzz, kernel,
-    setup::{self, Group},
-};
+use crate::command::{as_root, cargo, host, print, run, target_directory};
+use crate::fuzz;
+use crate::kernel;
+use crate::setup::{self, Group};
 pub(crate) use report::Totals;
 
 #[derive(clap::Args, Default)]

@@ -10,21 +10,17 @@ mod results;
 mod scratch;
 mod userland;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use knock_output::{OutputError, out};
 
-use crate::{
-    command::target_directory,
-    setup::{self, Group},
-    test::Totals,
-};
+use crate::command::target_directory;
+use crate::setup::{self, Group};
+use crate::test::Totals;
 use abreast::Voice;
 use archive::Unpacked;
 use initramfs::Tree;
@@ -259,7 +255,7 @@ fn tree(unpacked: &Unpacked, run: &Run<'_>, parts: &[Part]) -> anyhow::Result<Tr
     let modules = Path::new("/usr/lib/modules").join(&unpacked.release);
     tree.add_below(&unpacked.modules, &modules)
         .with_context(|| format!("cannot read {}", unpacked.modules.display()))?;
-    tree.program(Path::new("/init"), include_str!("kernel/init.sh"));
+    tree.program(Path::new("/init"), include_str!("init.sh"));
     let plan: String = parts.iter().map(Part::line).collect();
     tree.program(Path::new("/xknock/plan"), &plan);
     Ok(tree)
