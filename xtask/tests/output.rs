@@ -38,6 +38,14 @@ fn help_ends_quietly_when_nothing_reads_it() {
 }
 
 #[test]
+fn a_command_ends_quietly_at_the_first_line_that_it_cannot_print() {
+    // Each command that is run is printed first, so this runs none.
+    let output = xtask(&["check-features"], closed(), Stdio::piped());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), &*said), (Some(READER_GONE.into()), ""));
+}
+
+#[test]
 fn failures_show_in_the_exit_status_when_nothing_reads_standard_error() {
     for (arguments, expected) in
         [(&["tets"][..], 2), (&["run"], 2), (&["test", "--kernel", "0.1"], 1)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use knock_output::{OutputError, out};
 
+use crate::check;
 use crate::command::{as_root, cargo, host, print, run, target_directory};
 use crate::fuzz;
 use crate::kernel;
@@ -29,10 +30,10 @@ pub(crate) struct Arguments {
 }
 
 /// Everything on the host: the XDP program has a target of its own.
-const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
+pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 
 /// With the test that only guests run.
-const ALL_TARGETS: [&str; 3] = ["--all-targets", "--test", "suspend"];
+pub(crate) const ALL_TARGETS: [&str; 3] = ["--all-targets", "--test", "suspend"];
 
 /// How long `xknockd` is killed, flooded and meddled with.
 const SOAK_MINUTES: &str = "2";
@@ -75,9 +76,26 @@ pub(crate) fn ci() -> anyhow::Result<()> {
     outcome
 }
 
-/// The stages that ran, in order, with how each ended and how long it took.
+/// The stages that ran, in order, and what else there is to say of them.
 #[derive(Default)]
-struct Stages(Vec<(&'static str, bool, Duration)>);
+struct Stages {
+    stages: Vec<Stage>,
+    notes: Vec<String>,
+}
+
+struct Stage {
+    name: &'static str,
+    result: Outcome,
+    took: Duration,
+}
+
+/// How a stage ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
 
 impl Stages {
     fn stage(
@@ -88,7 +106,8 @@ impl Stages {
         out!("\n== {name}")?;
         let start = Instant::now();
         let result = work();
-        self.0.push((name, result.is_ok(), start.elapsed()));
+        let outcome = if result.is_ok() { Outcome::Passed } else { Outcome::Failed };
+        self.stages.push(Stage { name, result: outcome, took: start.elapsed() });
         result.with_context(|| format!("stage \"{name}\" failed"))
     }
 
@@ -114,14 +133,31 @@ impl Stages {
         let mut doc = cargo(["doc", "--no-deps"]);
         self.command("rustdoc", doc.args(HOST).env("RUSTDOCFLAGS", "--deny warnings"))?;
         // Not advisories: their database is downloaded, so a test run would depend on the day
-        // and on the network. `cargo deny check advisories` looks at them.
+        // and on the network. RELEASE.md asks for `cargo deny check advisories`.
         let deny = ["deny", "check", "licenses", "bans", "sources"];
         self.command("cargo-deny", &mut cargo(deny))?;
         // Cargo tells every program that it runs, this one too, which package it belongs
         // to; by that cargo-machete would take itself for being developed.
         let mut machete = cargo(["machete"]);
         self.command("unused dependencies", machete.env_remove("CARGO_PKG_NAME"))?;
-        self.command("client alone", &mut cargo(["check", "--package", "knock-client"]))
+        self.stage("each crate alone", check::features::check)?;
+        self.minimum()
+    }
+
+    /// Checks with the oldest Rust that is declared, or notes that it is not here.
+    fn minimum(&mut self) -> anyhow::Result<()> {
+        const NAME: &str = "minimum Rust";
+        let mut missing = None;
+        self.stage(NAME, || {
+            missing = check::minimum::check()?;
+            missing.iter().try_for_each(|why| out!("{why}"))?;
+            Ok(())
+        })?;
+        if let (Some(why), Some(stage)) = (missing, self.stages.last_mut()) {
+            stage.result = Outcome::Skipped;
+            self.notes.push(format!("{NAME}: {why}"));
+        }
+        Ok(())
     }
 
     fn tests(&mut self, filter: &[String], totals: &mut Totals) -> anyhow::Result<()> {
@@ -137,9 +173,16 @@ impl Stages {
 
     fn print(&self) -> Result<(), OutputError> {
         out!("\n{:<22} {:<7} {:>8}", "stage", "result", "seconds")?;
-        for (name, passed, took) in &self.0 {
-            let result = if *passed { "ok" } else { "FAILED" };
+        for Stage { name, result, took } in &self.stages {
+            let result = match result {
+                Outcome::Passed => "ok",
+                Outcome::Failed => "FAILED",
+                Outcome::Skipped => "skipped",
+            };
             out!("{name:<22} {result:<7} {:>8.1}", took.as_secs_f64())?;
+        }
+        for note in &self.notes {
+            out!("{note}")?;
         }
         Ok(())
     }
