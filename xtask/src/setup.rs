@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: finds what is missing, says so, and installs it.
+//! `cargo xtask setup`: finds missing packages and tools, and installs them.
 
 use std::env;
 use std::path::Path;
@@ -14,18 +14,18 @@ use crate::packages;
 /// `bpf-linker`, in the release that the build is known to work with.
 const LINKER_VERSION: &str = "0.13.0";
 
-/// The checks that cargo does not bring: the program, and the releases that will do.
+/// Checks that are not part of cargo: the program, and suitable releases.
 const TOOLS: [(&str, &str); 3] =
     [("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13"), ("cargo-machete", "^0.9")];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only report what is missing; exit with status 1 if anything is.
+    /// Report what is missing, and install nothing. The exit status is 1 if anything is missing.
     #[arg(long)]
     no_install: bool,
 }
 
-/// What is to be done; each group includes those before it.
+/// A purpose that needs packages and tools. Each includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
     /// Building the agent, the client and the XDP program.
@@ -49,9 +49,9 @@ pub(crate) fn setup(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sees to it that all that `group` needs is there.
+/// Installs what `group` needs and is missing.
 ///
-/// Without `install` nothing is changed, and anything missing is an error.
+/// Without `install`, it changes nothing and fails if anything is missing.
 pub(crate) fn ensure(group: Group, install: bool) -> anyhow::Result<()> {
     if which::which("dpkg-query").is_err() || which::which("apt-get").is_err() {
         return check_elsewhere(group);
@@ -70,8 +70,8 @@ pub(crate) fn ensure(group: Group, install: bool) -> anyhow::Result<()> {
     bail!("missing: {}; `cargo xtask setup` installs it", missing.join(", "))
 }
 
-/// Installs those of the peers that can be had. The benchmark says which are not there and
-/// leaves their columns out.
+/// Installs the peers that are available. The benchmark names the others and leaves their columns
+/// out.
 pub(crate) fn offer_peers() {
     let Ok(missing) = packages::not_installed(packages::PEERS) else { return };
     for package in missing {
@@ -95,7 +95,7 @@ fn wanted_packages(group: Group) -> Vec<&'static str> {
     wanted
 }
 
-/// On other distributions package names differ, so the user is told in words.
+/// Names what is missing on other distributions, where packages have other names.
 fn check_elsewhere(group: Group) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     let libraries = ["libnftnl", "libmnl"];
@@ -129,7 +129,7 @@ fn has_library(name: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Goes through what is needed, and either installs what is missing or notes it.
+/// Installs or notes whatever is missing.
 struct Plan<'a> {
     install: bool,
     missing: &'a mut Vec<String>,
@@ -187,7 +187,7 @@ impl Plan<'_> {
         self.clippy(group, &found)
     }
 
-    /// Clippy reads the compiled `core`, so only that of the same release will do.
+    /// Installs clippy of the same release as the compiled `core`, which it reads.
     fn clippy(&mut self, group: Group, compiler: &toolchain::Compiler) -> anyhow::Result<()> {
         if group < Group::Test || compiler.sysroot.join("bin/clippy-driver").exists() {
             return Ok(());
@@ -257,8 +257,8 @@ impl Plan<'_> {
     }
 }
 
-/// A list of packages that is some days old names versions which the archive has replaced
-/// since, so a failure is met with a fresh list before it counts.
+/// Installs packages. If that fails, it tries once more with a fresh list of packages: one that is
+/// some days old names versions that the archive has replaced.
 fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
     apt(&install).or_else(|_| {

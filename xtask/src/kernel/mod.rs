@@ -1,4 +1,4 @@
-//! `cargo xtask test --kernel`: the tests on other kernels, in qemu.
+//! `cargo xtask test --kernel`: tests on other kernels, in qemu.
 
 mod abreast;
 mod archive;
@@ -30,16 +30,16 @@ use programs::{Part, Programs};
 use results::{Line, Outcome};
 use scratch::Scratch;
 
-/// Emulated, everything takes some times as long; the tests multiply their time limits.
+/// Factor of the tests' time limits, because an emulated machine is several times slower.
 const PATIENCE: u32 = 8;
 
-/// What the archive of a guest takes on the disk, in MiB.
+/// Room on the disk for the archive of a guest, in MiB.
 const ARCHIVE: u64 = 1000;
 
 /// The kernel that every change is tested on.
 pub(crate) const OF_CI: &str = "6.1";
 
-/// Which tests are run.
+/// The tests to run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Selection<'a> {
     /// Those whose names contain one of these, or all if there are none.
@@ -61,7 +61,7 @@ pub(crate) fn test(
     setup::ensure(Group::Kernel, true)?;
     let scratch = Scratch::below(&target_directory().join("kernels"))?;
     let programs = Programs::build(&scratch)?;
-    // One after the other: they share the network, and apt has much to say.
+    // One after the other: they share the network, and apt prints much.
     let fetch = |kernel| (kernel, archive::fetch(kernel, &folder(kernel)));
     let fetched: Vec<_> = kernels.iter().map(fetch).collect();
     let at_once = abreast::at_once().min(fetched.len());
@@ -81,7 +81,7 @@ pub(crate) fn test(
     if !failed.is_empty() {
         bail!("failed on {failed}");
     }
-    // Whoever asks for tests by name is told by the sum of all kernels.
+    // For tests chosen by name, the sum over all kernels shows whether any ran.
     let idle = those(|row| !row.ran);
     if !idle.is_empty() && !matches!(selection, Selection::Named([_, ..])) {
         bail!("no test ran on {idle}");
@@ -108,9 +108,9 @@ struct Row<'a> {
     result: anyhow::Result<()>,
     /// Whether any test program ran.
     ran: bool,
-    /// Why some of it could not run.
+    /// Why a part could not run.
     skipped: Option<String>,
-    /// What the agent said of the verifier.
+    /// What the agent printed about the verifier.
     verifier: String,
     took: Duration,
 }

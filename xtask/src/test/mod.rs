@@ -18,13 +18,13 @@ pub(crate) use report::Totals;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
-    /// Run only the tests whose names contain one of these, and no other check.
+    /// Run only the tests whose names contain one of these words, and no other check.
     filter: Vec<String>,
-    /// Runs those tests that meet a kernel on this one, in qemu: 6.1, 6.12, 7.2, or 5.10,
-    /// which must be refused; or on all of them.
+    /// Run the tests that depend on the kernel on this one, in qemu: 6.1, 6.12, 7.2, or 5.10, which
+    /// must be refused. `all` runs them on each.
     #[arg(long, value_name = "VERSION|all")]
     kernel: Option<String>,
-    /// There, runs only a part of the longest test program, as `ci` does.
+    /// Run only a part of the longest test program there, as `ci` does.
     #[arg(long, requires = "kernel", conflicts_with = "filter")]
     essential: bool,
 }
@@ -32,10 +32,10 @@ pub(crate) struct Arguments {
 /// Everything on the host: the XDP program has a target of its own.
 pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 
-/// With the test that only guests run.
+/// All targets, and the test that only guests run.
 pub(crate) const ALL_TARGETS: [&str; 3] = ["--all-targets", "--test", "suspend"];
 
-/// How long `xknockd` is killed, flooded and meddled with.
+/// Length of the soak.
 const SOAK_MINUTES: &str = "2";
 
 pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
@@ -63,7 +63,7 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     outcome.and_then(|()| totals.something_ran(filter))
 }
 
-/// All of it on the host, then on an old kernel.
+/// Runs everything on the host, then the essential tests on an old kernel.
 pub(crate) fn ci() -> anyhow::Result<()> {
     setup::ensure(Group::Kernel, true)?;
     let (mut stages, mut totals) = (Stages::default(), Totals::default());
@@ -134,10 +134,11 @@ impl Stages {
         self.command("rustdoc", doc.args(HOST).env("RUSTDOCFLAGS", "--deny warnings"))?;
         // Not advisories: their database is downloaded, so a test run would depend on the day
         // and on the network. RELEASE.md asks for `cargo deny check advisories`.
-        let deny = ["deny", "check", "licenses", "bans", "sources"];
+        // Two versions of one crate are only a warning (deny.toml), and four hundred lines.
+        let deny = ["deny", "--log-level", "error", "check", "licenses", "bans", "sources"];
         self.command("cargo-deny", &mut cargo(deny))?;
-        // Cargo tells every program that it runs, this one too, which package it belongs
-        // to; by that cargo-machete would take itself for being developed.
+        // Cargo sets this variable for every program that it runs, this one too. With it,
+        // cargo-machete behaves as if it were itself under development.
         let mut machete = cargo(["machete"]);
         self.command("unused dependencies", machete.env_remove("CARGO_PKG_NAME"))?;
         self.stage("each crate alone", check::features::check)?;
@@ -197,7 +198,7 @@ fn clippy_for_bpf() -> anyhow::Result<()> {
     if toolchain.compiler.core == xknock_toolchain::Core::FromSource {
         command.args(["-Z", "build-std=core"]);
     }
-    // Another compiler's files; kept apart so that neither makes the other start over.
+    // Files of another compiler are kept apart, so that neither makes the other start over.
     command.arg("--target-dir").arg(target_directory().join("bpf-clippy"));
     command.env("CARGO_ENCODED_RUSTFLAGS", bpf_target_arch());
     run(command.args(["--", "--deny", "warnings"]))
@@ -213,7 +214,7 @@ fn runner_variable() -> anyhow::Result<String> {
     Ok(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace(['-', '.'], "_")))
 }
 
-/// Runs cargo test, hands its output on, and adds up its result lines.
+/// Runs `cargo test`, prints its output, and adds up its result lines.
 fn run_tests(command: &mut Command, totals: &mut Totals) -> anyhow::Result<()> {
     print(command)?;
     let mut child = command
