@@ -52,7 +52,7 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
     Ok(())
 }
 
-/// How one knocks on a door.
+/// Describes how to knock on a door.
 fn knocked(door: &Door) -> String {
     match &door.method {
         Method::Sequence => join(&door.sequence),

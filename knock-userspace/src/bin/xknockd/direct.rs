@@ -1,4 +1,4 @@
-//! What is done to the kernel's own state where no agent runs.
+//! Verbs without an agent: they change the table and the record of grants in the kernel themselves.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ pub(crate) fn revoke(places: &Places, request: &Revoke) -> Result<Vec<Grant>> {
         .filter(|timed| of_door(&timed.grant))
         .collect();
     let grants: Vec<_> = meant.iter().map(|timed| timed.grant).collect();
-    // Out of the record first: an agent that starts now must not bring them back.
+    // Out of the record first: an agent that starts now must not bring the grants back.
     if let Some(record) = &mut record {
         for grant in &grants {
             record.remove(grant)?;
@@ -80,14 +80,14 @@ pub(crate) fn revoke(places: &Places, request: &Revoke) -> Result<Vec<Grant>> {
     Ok(meant.iter().map(|timed| shown(timed, door)).collect())
 }
 
-/// Removes everything.
+/// Removes the table, the pins and the state.
 pub(crate) fn off(places: &Places) -> Result<()> {
     let lock = take_lock(places)?;
     Firewall::open()?.remove()?;
     if let Some(pins) = Pins::existing(&places.pins)? {
         pins.remove_all()?;
     }
-    // What must not be forgotten stays in there if a key was ever used.
+    // It stays if a key was ever used: the newest times in it must not be lost.
     let _ = std::fs::remove_dir(&places.state);
     lock.remove(places);
     Ok(())

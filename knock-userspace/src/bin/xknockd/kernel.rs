@@ -11,7 +11,7 @@ use nix::sys::utsname::uname;
 use crate::policy::built_in;
 
 pub(crate) fn check() -> Result<()> {
-    let system = uname().context("the kernel does not tell its release")?;
+    let system = uname().context("cannot read the kernel's release")?;
     out!("Linux {}, {}\n", system.release().to_string_lossy(), system.machine().to_string_lossy())?;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -40,7 +40,7 @@ pub(crate) fn check() -> Result<()> {
         ]);
     }
     out!("{}\n", table.trim_fmt())?;
-    // Any program will do: doors are data to it.
+    // Any policy will do: doors are data to the program.
     let policy = built_in();
     let compiled = compile(&policy, &Served::default(), rand::random())?;
     let settings = Settings {
@@ -52,7 +52,7 @@ pub(crate) fn check() -> Result<()> {
     };
     let figures = Detector::load(&compiled, settings)?.figures()?;
     out!("{}", describe(&figures))?;
-    // Where the detector misses something, it has said so.
+    // What the detector lacks was an error above.
     if !missed.is_empty() {
         bail!("this kernel lacks {}", missed.join(", "));
     }

@@ -49,7 +49,7 @@ pub(crate) enum KeyCommand {
         /// Set how long the old line still works. 0s ends it at once.
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         grace: Duration,
-        /// Set the name or address where devices find this host. The default is that of the old line.
+        /// Set the name or address where devices find this host. The default is the old one.
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
         /// End the key after this time. The default is the end that it has.
@@ -140,7 +140,7 @@ fn rotate(
         "the key `{name}` has ended: say with --expires until when the new line is good"
     );
     key.host = host_name(host, before.host.clone())?;
-    // If that cannot be told, what was handed out last is what the device has.
+    // If this is unknown, assume that the device has the line that was handed out last.
     let numbers = ReplayStore::look(&places.newest()).ok();
     let unused =
         numbers.is_some_and(|numbers| !has_knocked(&numbers, &before.current, &before.doors));
@@ -154,8 +154,8 @@ fn rotate(
         && part.id != before.current.id
     {
         note!(
-            "Nobody ever knocked with the line of the last time, so that one is void now, and what \
-             the device had before works until {}.",
+            "The last line was never used to knock, so it is void now. The line before it works \
+             until {}.",
             time_to_text(*until)
         );
     }
@@ -163,7 +163,7 @@ fn rotate(
 }
 
 impl Place {
-    /// The policy of the config, if there is one.
+    /// Reads the policy from the config, if there is one.
     fn policy(&self) -> Result<Option<Policy>> {
         policy::path(&self.config).map(|path| policy::read(&path)).transpose()
     }
@@ -196,8 +196,8 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     let (key, line) = Key::draw(name, host, kind, doors, now, expires, longest)?;
     let folder = Folder::new(place.keys.unwrap_or(policy.keys));
     if folder.is_empty() {
-        // Before the first key there is nothing that could have been lost. Should this fail,
-        // knocks are refused for a clock window, and the agent says so.
+        // Before the first key no replay state can have been lost. If this fails, the agent refuses
+        // knocks for a clock window, and says so.
         let _ = ReplayStore::found(&places.newest());
     }
     folder.write(&key, false)?;
@@ -208,7 +208,7 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     Ok(())
 }
 
-/// A door as this key will know it from now on.
+/// Returns a door as the key will know it from now on.
 fn key_door(
     policy: &Policy,
     name: &str,
@@ -244,7 +244,7 @@ fn key_door(
     })
 }
 
-/// Ports that can be no step: those that something listens on or that a door uses.
+/// Returns the ports that cannot be steps: something listens on them, or a door uses them.
 fn used_ports(policy: &Policy) -> BTreeSet<u16> {
     // Without procfs, a step may hit a served port; the agent then leaves that slot out.
     let listening = sockets::served().map(|served| served.listening).unwrap_or_default();
@@ -258,7 +258,7 @@ fn used_ports(policy: &Policy) -> BTreeSet<u16> {
     used
 }
 
-/// Prints the line, alone on standard output, so that it can be piped to where it belongs.
+/// Prints the line, alone on standard output, so that it can be piped to the device.
 fn hand_over(line: &KeyLine) -> Result<(), OutputError> {
     let text = line.to_text();
     out!("{}", *text)?;
@@ -267,12 +267,12 @@ fn hand_over(line: &KeyLine) -> Result<(), OutputError> {
             out!("{}", code.render::<unicode::Dense1x2>().build())?;
         }
         note!(
-            "On the device: `xknock import`, and paste the line. It is shown only now; whoever \
-             sees it can knock."
+            "On the device, run `xknock import` and paste the line. It is shown only now. Anyone \
+             who sees it can knock."
         );
     }
     if line.host.is_empty() {
-        note!("This host knows no full name of its own: add --host NAME to the import.");
+        note!("This host has no full name: add --host NAME to the import.");
     }
     Ok(())
 }
@@ -281,7 +281,7 @@ fn list(place: &Place) -> Result<()> {
     let policy = place.policy()?;
     let folder = place.folder()?;
     if policy.is_none() && place.keys.is_none() {
-        note!("There is no config; this is the folder {}.", folder.path().display());
+        note!("There is no config. These are the keys in {}.", folder.path().display());
     }
     let (keys, mut errors) = folder.read_all();
     if let Some(at) = errors.iter().position(|error| error.is_about(folder.path())) {
@@ -359,7 +359,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Where devices find this host: what the user says, or `known`, or its full name.
+/// Returns where devices find this host: `named` by the user, or `known`, or its full name.
 fn host_name(named: Option<String>, known: String) -> Result<String> {
     if let Some(named) = &named {
         ensure!(
@@ -374,7 +374,7 @@ fn host_name(named: Option<String>, known: String) -> Result<String> {
     Ok(named.or(known).or_else(own).unwrap_or_default())
 }
 
-/// A time of one second or more.
+/// Parses a time of one second or more.
 fn lasting(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time.as_secs() == 0 { Err("give 1s or more".to_owned()) } else { Ok(time) }

@@ -1,4 +1,4 @@
-//! What is asked of a running agent, or done in its place where none runs.
+//! Verbs that ask the running agent. Those that work without one fall back to [`direct`].
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{ConfigArgs, direct};
 
-/// How long the agent may take to go, once it said that it would.
+/// How long the agent may take to end, once it has agreed to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
@@ -123,7 +123,7 @@ pub(crate) fn confirm(places: &Places, force: bool) -> Result<()> {
 pub(crate) fn off(places: &Places) -> Result<()> {
     let asked = ask(places, async |client| client.post::<Done>("off", &()).await)?;
     if asked.is_some() {
-        // It has gone when the lock is free.
+        // It has ended when the lock is free.
         let deadline = Instant::now() + FAREWELL;
         while places.lock().exists() {
             match Lock::take(places) {
@@ -133,7 +133,7 @@ pub(crate) fn off(places: &Places) -> Result<()> {
             }
         }
     }
-    // What an agent that was killed has left, too.
+    // An agent that was killed has left these, too.
     direct::off(places)?;
     out!("xknock is off: no program, no pins, no table; all ports are as before.")?;
     Ok(())
@@ -158,7 +158,7 @@ fn no_agent(places: &Places) -> String {
     format!("no agent is running (nothing listens at {})", places.socket().display())
 }
 
-/// Does `work` with a connection to the agent; none if no agent runs.
+/// Does `work` with a connection to the agent. Returns `None` if no agent runs.
 fn ask<T, E: std::error::Error + Send + Sync + 'static>(
     places: &Places,
     work: impl AsyncFnOnce(Client) -> Result<T, E>,
@@ -205,7 +205,7 @@ fn whole_seconds(seconds: f64) -> String {
     }
 }
 
-/// For what cannot be done while an agent runs that does not answer.
+/// Takes the agent's lock, for changes that must not be made while an agent runs.
 pub(crate) fn take_lock(places: &Places) -> Result<Lock> {
     match Lock::take(places) {
         Ok(lock) => Ok(lock),

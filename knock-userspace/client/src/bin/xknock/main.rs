@@ -73,7 +73,7 @@ struct KeyedArgs {
     /// Keep the door open while the command runs, by knocking again in time.
     #[arg(long, requires = "then")]
     keep: bool,
-    /// Close the door after the command, also if a signal ends the client.
+    /// Close the door after the command, however that ends.
     ///
     /// Without a command, close the door now.
     #[arg(long)]
@@ -135,7 +135,7 @@ fn tcp_service(text: &str) -> Result<Step, String> {
     }
 }
 
-/// A time that is not over before it began.
+/// Parses a time that is longer than zero.
 fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text).map_err(|error| error.to_string())? {
         Duration::ZERO => Err("that is no time at all: give 1s or more".to_owned()),
@@ -143,7 +143,7 @@ fn some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long a port may take to answer, unless the user says otherwise.
+/// Patience with a port, unless the user says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -177,7 +177,7 @@ fn knock(args: KnockArgs) -> Result<ExitCode> {
     }
 }
 
-/// For which hosts there are keys, to be added to a complaint.
+/// Returns the hosts that there are keys for, as the end of an error message.
 fn known(hosts: &Hosts) -> String {
     let names: Vec<_> = hosts.names().collect();
     if names.is_empty() {

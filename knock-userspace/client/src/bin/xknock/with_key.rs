@@ -1,4 +1,4 @@
-//! Knocking with a key, and what happens while the door is open.
+//! Knocks with a key, and the command that runs while the door is open.
 
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -11,10 +11,10 @@ use knock_output::note;
 
 use crate::{KnockArgs, PATIENCE, command};
 
-/// A rolling sequence whose slot was used before waits for the next one.
+/// Patience with a rolling door: if its slot was used before, the client waits for the next one.
 const ROLLING_PATIENCE: Duration = Duration::from_secs(45);
 
-/// How long `door` may take to open, unless the user says otherwise.
+/// Returns how long `door` may take to open, unless the user says otherwise.
 pub(crate) fn patience(door: &KeyDoor) -> Duration {
     match door.method {
         KeyMethod::Sealed { .. } => PATIENCE,
@@ -42,7 +42,7 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    // Another address is let in: whether it can connect cannot be seen from here.
+    // If the door opens for another address, this machine cannot see whether that can connect.
     match knocker.service().filter(|_| args.keyed.address.is_none()) {
         Some(service) => {
             let timeout = args.timeout.unwrap_or_else(|| patience(door));
@@ -68,7 +68,7 @@ pub(crate) fn knock(host: &Host, args: &KnockArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Says why a door did not open.
+/// Explains why a door did not open.
 pub(crate) fn explain(
     error: OpenError,
     service: &dyn std::fmt::Display,
@@ -84,10 +84,10 @@ pub(crate) fn explain(
     }
 }
 
-/// Runs the command to its end, knocking meanwhile if the user wants that; its exit status,
-/// as a shell has it.
+/// Runs the command to its end, and knocks meanwhile if the user wants that. Returns the exit
+/// status that a shell would show.
 fn run(knocker: &mut Knocker, args: &KnockArgs) -> u8 {
-    // A dash in front of the command says nothing here.
+    // Dashes in front of the command have no meaning here.
     let words = args.keyed.then.strip_prefix(&["--".to_owned()]).unwrap_or(&args.keyed.then);
     let Some((program, arguments)) = words.split_first() else { return 0 };
     let ended = std::thread::scope(|scope| {
@@ -108,8 +108,7 @@ fn run(knocker: &mut Knocker, args: &KnockArgs) -> u8 {
     }
 }
 
-/// Knocks again whenever it is time to, until the other end of `ended` is
-/// gone.
+/// Knocks again whenever it is time to, until the other end of `ended` has gone.
 pub(crate) fn renew(knocker: &mut Knocker, ended: &Receiver<()>) {
     while ended.recv_timeout(knocker.renewal()) == Err(RecvTimeoutError::Timeout) {
         if let Err(error) = knocker.knock() {
