@@ -195,7 +195,7 @@ fn secrets_are_printed_once() {
 fn what_cannot_be_added_is_refused_with_what_to_do() {
     let host = Host::new();
     for (arguments, expected) in [
-        (&["add", "laptop", "--door", "db"][..], "no door `db`; it has ssh, web, old"),
+        (&["add", "laptop", "--door", "db"][..], "no door `db`; there are: ssh, web, old"),
         (&["add", "laptop", "--door", "old"], "method = \"sealed\""),
         (&["add", "laptop", "--door", "web", "--public"], "leave --public out"),
         (&["add", "../up", "--door", "ssh"], "cannot be the name of a key"),

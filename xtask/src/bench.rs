@@ -2,21 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{
-    command::{as_root, build_programs, cargo, exec, run, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{as_root, build_programs, cargo, exec, run, target_directory};
+use crate::setup::{self, Group};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Fewer rounds and the most important cases, in under two minutes.
+    /// Run fewer rounds of the most important cases, in under two minutes.
     #[arg(long)]
     quick: bool,
-    /// Prints what is worse by more than a tenth than in this earlier result, and fails if
-    /// anything is.
+    /// Compare with this earlier result, and fail if a figure is worse by more than a tenth.
     #[arg(long, value_name = "BASE.json")]
     compare: Option<PathBuf>,
-    /// Only sections whose name contains this.
+    /// Run only sections whose names contain this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -24,7 +21,7 @@ pub(crate) struct Arguments {
 pub(crate) fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     setup::ensure(Group::Demo, true)?;
     setup::offer_peers();
-    // Cargo builds at the workspace's root; the path was meant from here.
+    // Builds run at the workspace's root, and the path is relative to this folder.
     let absolute = |path: &Path| std::path::absolute(path);
     let compare = arguments.compare.as_deref().map(absolute).transpose()?;
     run(build_programs().arg("--release"))?;

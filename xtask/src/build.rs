@@ -1,9 +1,7 @@
 //! `cargo xtask build`.
 
-use crate::{
-    command::{build_programs, run},
-    setup::{self, Group},
-};
+use crate::command::{build_programs, run};
+use crate::setup::{self, Group};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

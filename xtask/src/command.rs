@@ -1,13 +1,12 @@
-//! Running other programs, in the open: each is printed before it runs.
+//! Other programs, each of which is printed before it runs.
 
-use std::{
-    ffi::OsStr,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
+use knock_output::{OutputError, out};
 
 /// The workspace's root. Every command runs there.
 pub(crate) fn root() -> &'static Path {
@@ -15,25 +14,25 @@ pub(crate) fn root() -> &'static Path {
     xtask.parent().unwrap_or(xtask)
 }
 
-/// Where cargo puts what it builds.
+/// Cargo's target directory.
 pub(crate) fn target_directory() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     root().join(target)
 }
 
-/// A cargo of the workspace's own toolchain.
+/// Creates a command for the cargo of the workspace's own toolchain.
 pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
 }
 
-/// Builds the agent and the client.
+/// Creates the command that builds the agent and the client.
 pub(crate) fn build_programs() -> Command {
     cargo(["build", "--package", "knock-userspace", "--package", "knock-client", "--bins"])
 }
 
-/// A command that runs as root: through sudo where this process does not.
+/// Creates a command that runs as root: through sudo where this process does not.
 pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
     if nix::unistd::geteuid().is_root() {
         Command::new(program)
@@ -45,18 +44,18 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Prints a command, as it could be typed.
-pub(crate) fn print(command: &Command) {
+pub(crate) fn print(command: &Command) -> Result<(), OutputError> {
     let name = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words = command.get_args().map(OsStr::to_string_lossy);
     let line = words.fold(name.to_string_lossy().into_owned(), |line, word| line + " " + &word);
-    println!("$ {line}");
+    out!("$ {line}")
 }
 
 /// Prints and runs a command, which must succeed.
 ///
-/// It gets no input: whatever would ask a question fails instead of waiting for ever.
+/// It gets no input, so a program that asks a question fails instead of waiting for an answer.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    print(command);
+    print(command)?;
     let program = command.get_program().to_owned();
     let status = command
         .stdin(Stdio::null())
@@ -68,21 +67,24 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a command and becomes it, so that signals reach it and its exit status is ours.
+/// Prints a command and replaces this process by it, so that signals reach it and its exit status
+/// is that of this process. Returns only if it does not start.
 pub(crate) fn exec(command: &mut Command) -> anyhow::Error {
-    print(command);
+    if let Err(error) = print(command) {
+        return error.into();
+    }
     let program = command.get_program().to_owned();
     anyhow::Error::new(command.exec()).context(format!("{} does not start", program.display()))
 }
 
-/// The target that the workspace's compiler builds for by itself.
+/// Returns the target that the workspace's compiler builds for by default.
 pub(crate) fn host() -> anyhow::Result<String> {
     let verbose = output(Command::new("rustc").arg("-vV"))?;
     let host = verbose.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).context("rustc -vV names no host")
 }
 
-/// What a command writes to its standard output, whether or not it succeeds.
+/// Returns the standard output of a command, whether or not it succeeds.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().to_owned();
     let output =

@@ -1,15 +1,16 @@
-//! Which Debian packages are needed, which are there, and which can be had.
+//! Debian packages: those that are needed, installed and available.
 
-use std::{collections::BTreeSet, process::Command};
+use std::collections::BTreeSet;
+use std::process::Command;
 
 use xknock_toolchain::MINIMUM;
 
 use crate::command::output;
 
-/// What linking the agent takes.
+/// Packages for linking the agent.
 pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "libmnl-dev", "libnftnl-dev", "pkg-config"];
 
-/// What the end-to-end tests drive or compare with, besides [`DEMO`], and what builds
+/// Packages that the end-to-end tests drive or compare with, besides [`DEMO`], and that build
 /// libFuzzer.
 pub(crate) const TEST: &[&str] = &[
     "bpftool",
@@ -30,13 +31,13 @@ pub(crate) const TEST: &[&str] = &[
     "tcpdump",
 ];
 
-/// What other kernels are unpacked and booted with.
+/// Packages that unpack and boot other kernels.
 pub(crate) const KERNEL: &[&str] = &["kmod", "qemu-system-x86"];
 
-/// What the benchmark compares with.
+/// Packages that the benchmark compares with.
 pub(crate) const PEERS: &[&str] = &["knockd", "xdp-tools"];
 
-/// What the demo drives.
+/// Packages that the demo drives.
 pub(crate) const DEMO: &[&str] = &["iproute2", "nftables"];
 
 /// A distribution's compiler, its compiled `core` for BPF, and its clippy.
@@ -69,13 +70,13 @@ pub(crate) fn linker(llvm: u32) -> Vec<String> {
     ]
 }
 
-/// Those of `wanted` that are not installed.
+/// Returns those of `wanted` that are not installed.
 pub(crate) fn not_installed<'a>(wanted: &[&'a str]) -> anyhow::Result<Vec<&'a str>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
     let format = "${db:Status-Abbrev} ${Package}\n";
-    // A package that dpkg has never heard of makes it fail, and the others are listed still.
+    // It fails if dpkg does not know a package, and still lists the others.
     let known = output(Command::new("dpkg-query").args(["-W", "-f", format]).args(wanted))?;
     let installed = installed(&known);
     Ok(wanted.iter().copied().filter(|package| !installed.contains(package)).collect())
@@ -87,12 +88,12 @@ fn installed(dpkg_query: &str) -> BTreeSet<&str> {
     pairs.filter(|(status, _)| status.ends_with('i')).map(|(_, package)| package).collect()
 }
 
-/// What `apt-cache policy` says of packages, in the language that this module reads.
+/// Returns the output of `apt-cache policy` for packages, in the language that this module reads.
 pub(crate) fn policy(packages: &[&str]) -> anyhow::Result<String> {
     output(Command::new("apt-cache").env("LC_ALL", "C").arg("policy").args(packages))
 }
 
-/// The version of `package` that apt would install.
+/// Returns the version of `package` that apt would install.
 pub(crate) fn candidate<'a>(policy: &'a str, package: &str) -> Option<&'a str> {
     let mut lines = policy.lines().skip_while(|line| line.strip_suffix(':') != Some(package));
     lines.next()?;
@@ -101,7 +102,7 @@ pub(crate) fn candidate<'a>(policy: &'a str, package: &str) -> Option<&'a str> {
     (version != "(none)").then_some(version)
 }
 
-/// The first compiler that apt has in a release that is recent enough.
+/// Returns the first compiler that apt has in a release that is recent enough.
 pub(crate) fn choose_compiler(policy: &str) -> Option<Compiler> {
     COMPILERS.into_iter().find(|compiler| {
         let candidates = compiler.build.map(|package| candidate(policy, package));

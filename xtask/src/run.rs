@@ -4,20 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::{
-    command::{as_root, cargo, exec, run as run_command, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{as_root, cargo, exec, run as run_command, target_directory};
+use crate::setup::{self, Group};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The interface to listen on; may be given more than once.
+    /// Watch this interface. May be repeated.
     #[arg(long, required = true)]
     iface: Vec<String>,
-    /// The config; else /etc/xknock/xknockd.toml if that is there, else one random door.
+    /// Use this config. The default is /etc/xknock/xknockd.toml if that exists, else one door with a
+    /// random sequence.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Only report what is missing, and stop if anything is.
+    /// Report what is missing, and install nothing.
     #[arg(long)]
     no_install: bool,
     /// Further arguments for `xknockd run`.
@@ -26,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    // Builds happen at the workspace's root; the path was meant from here.
+    // Builds run at the workspace's root, and the path is relative to this folder.
     let config = arguments.config.as_ref().map(|path| {
         path.canonicalize().with_context(|| format!("no configuration at {}", path.display()))
     });

@@ -1,30 +1,31 @@
-//! `cargo xtask setup`: finds what is missing, says so, and installs it.
+//! `cargo xtask setup`: finds missing packages and tools, and installs them.
 
-use std::{env, path::Path, process::Command};
+use std::env;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
+use knock_output::{note, out};
 use xknock_toolchain as toolchain;
 
-use crate::{
-    command::{as_root, cargo, run},
-    packages,
-};
+use crate::command::{as_root, cargo, run};
+use crate::packages;
 
 /// `bpf-linker`, in the release that the build is known to work with.
 const LINKER_VERSION: &str = "0.13.0";
 
-/// The checks that cargo does not bring: the program, and the releases that will do.
+/// Checks that are not part of cargo: the program, and suitable releases.
 const TOOLS: [(&str, &str); 3] =
     [("cargo-deny", "^0.20"), ("cargo-fuzz", "^0.13"), ("cargo-machete", "^0.9")];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only report what is missing; exit with status 1 if anything is.
+    /// Report what is missing, and install nothing. The exit status is 1 if anything is missing.
     #[arg(long)]
     no_install: bool,
 }
 
-/// What is to be done; each group includes those before it.
+/// A purpose that needs packages and tools. Each includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
     /// Building the agent, the client and the XDP program.
@@ -40,17 +41,17 @@ pub(crate) enum Group {
 pub(crate) fn setup(arguments: &Arguments) -> anyhow::Result<()> {
     ensure(Group::Kernel, !arguments.no_install)?;
     let found = toolchain::find()?;
-    println!(
+    out!(
         "Everything is there. The XDP program is built with the toolchain {} and {}.",
         found.compiler.name,
         found.linker.display()
-    );
+    )?;
     Ok(())
 }
 
-/// Sees to it that all that `group` needs is there.
+/// Installs what `group` needs and is missing.
 ///
-/// Without `install` nothing is changed, and anything missing is an error.
+/// Without `install`, it changes nothing and fails if anything is missing.
 pub(crate) fn ensure(group: Group, install: bool) -> anyhow::Result<()> {
     if which::which("dpkg-query").is_err() || which::which("apt-get").is_err() {
         return check_elsewhere(group);
@@ -69,13 +70,13 @@ pub(crate) fn ensure(group: Group, install: bool) -> anyhow::Result<()> {
     bail!("missing: {}; `cargo xtask setup` installs it", missing.join(", "))
 }
 
-/// Installs those of the peers that can be had. The benchmark says which are not there and
-/// leaves their columns out.
+/// Installs the peers that are available. The benchmark names the others and leaves their columns
+/// out.
 pub(crate) fn offer_peers() {
     let Ok(missing) = packages::not_installed(packages::PEERS) else { return };
     for package in missing {
         if let Err(error) = apt_install(&[package]) {
-            eprintln!("{package} cannot be installed, so it is not measured: {error}");
+            note!("{package} cannot be installed, so it is not measured: {error}");
         }
     }
 }
@@ -94,7 +95,7 @@ fn wanted_packages(group: Group) -> Vec<&'static str> {
     wanted
 }
 
-/// On other distributions package names differ, so the user is told in words.
+/// Names what is missing on other distributions, where packages have other names.
 fn check_elsewhere(group: Group) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     let libraries = ["libnftnl", "libmnl"];
@@ -128,7 +129,7 @@ fn has_library(name: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Goes through what is needed, and either installs what is missing or notes it.
+/// Installs or notes whatever is missing.
 struct Plan<'a> {
     install: bool,
     missing: &'a mut Vec<String>,
@@ -144,7 +145,7 @@ impl Plan<'_> {
             self.missing.extend(missing.into_iter().map(|package| format!("package {package}")));
             return Ok(());
         }
-        println!("Missing packages: {}. Installing them with apt.", missing.join(" "));
+        out!("Missing packages: {}. Installing them with apt.", missing.join(" "))?;
         let known = packages::policy(&missing)?;
         if missing.iter().any(|package| packages::candidate(&known, package).is_none()) {
             apt(&["update"])?;
@@ -160,7 +161,7 @@ impl Plan<'_> {
             self.missing.push(format!("a compiler for {}", toolchain::TARGET));
             return Ok(());
         }
-        println!("Missing: a compiler for {}.", toolchain::TARGET);
+        out!("Missing: a compiler for {}.", toolchain::TARGET)?;
         let names = packages::COMPILERS.map(|compiler| compiler.build).concat();
         let mut choice = packages::choose_compiler(&packages::policy(&names)?);
         if choice.is_none() {
@@ -170,7 +171,7 @@ impl Plan<'_> {
         match choice {
             Some(compiler) => self.packages(&compiler.build)?,
             None if which::which("rustup").is_ok() => {
-                println!("The distribution has no recent one. Installing a nightly with rustup.");
+                out!("The distribution has no recent one. Installing a nightly with rustup.")?;
                 let install = ["toolchain", "install", "nightly", "--profile", "minimal"];
                 run(Command::new("rustup").args(install).args(["--component", "rust-src"]))?;
             }
@@ -186,7 +187,7 @@ impl Plan<'_> {
         self.clippy(group, &found)
     }
 
-    /// Clippy reads the compiled `core`, so only that of the same release will do.
+    /// Installs clippy of the same release as the compiled `core`, which it reads.
     fn clippy(&mut self, group: Group, compiler: &toolchain::Compiler) -> anyhow::Result<()> {
         if group < Group::Test || compiler.sysroot.join("bin/clippy-driver").exists() {
             return Ok(());
@@ -219,7 +220,7 @@ impl Plan<'_> {
         }
         let compiler = toolchain::find_compiler().context("no compiler to link for")?;
         let llvm = compiler.version.llvm;
-        println!("Missing: bpf-linker. Building {LINKER_VERSION} with LLVM {llvm}.");
+        out!("Missing: bpf-linker. Building {LINKER_VERSION} with LLVM {llvm}.")?;
         let wanted = packages::linker(llvm);
         self.packages(&wanted.iter().map(String::as_str).collect::<Vec<_>>())?;
 
@@ -244,7 +245,7 @@ impl Plan<'_> {
                 self.missing.push(program.to_owned());
                 continue;
             }
-            println!("Missing: {program}. Building it, which takes some minutes.");
+            out!("Missing: {program}. Building it, which takes some minutes.")?;
             let mut install = cargo(["install", program, "--locked", "--version", version]);
             // It runs for a second, once; most of the time would go into optimising it.
             for (key, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1")] {
@@ -256,12 +257,12 @@ impl Plan<'_> {
     }
 }
 
-/// A list of packages that is some days old names versions which the archive has replaced
-/// since, so a failure is met with a fresh list before it counts.
+/// Installs packages. If that fails, it tries once more with a fresh list of packages: one that is
+/// some days old names versions that the archive has replaced.
 fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
     apt(&install).or_else(|_| {
-        println!("That failed, perhaps over an old list of packages. Trying again with a new one.");
+        out!("That failed, perhaps over an old list of packages. Trying again with a new one.")?;
         apt(&["update"])?;
         apt(&install)
     })

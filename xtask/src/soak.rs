@@ -1,19 +1,17 @@
 //! `cargo xtask soak`.
 
-use crate::{
-    command::{as_root, build_programs, cargo, exec, run, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{as_root, build_programs, cargo, exec, run, target_directory};
+use crate::setup::{self, Group};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// For how long.
+    /// Run for this many minutes.
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// Chooses the steps; a new one is drawn and printed if none is given.
+    /// Choose the steps by this seed. Without it, a seed is drawn and printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Only steps whose name contains this.
+    /// Take only steps whose names contain this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }

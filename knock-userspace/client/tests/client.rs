@@ -105,3 +105,33 @@ fn the_family_can_be_chosen() {
     let output = xknock(&["localhost", "--steps", "udp/9", "-4", "-v"]);
     assert!(stderr(&output).contains("to 127.0.0.1"), "{}", stderr(&output));
 }
+
+#[test]
+fn options_for_keys_and_options_for_steps_exclude_each_other() {
+    let for_keys: [&[&str]; 6] = [
+        &["--door", "ssh"],
+        &["--keep", "--then", "true"],
+        &["--close"],
+        &["--for", "1m"],
+        &["--address", "192.0.2.1"],
+        &["--then", "true"],
+    ];
+    let for_steps: [&[&str]; 4] =
+        [&["--steps", "udp/9"], &["9:udp"], &["--gap", "1ms"], &["--wait", "tcp/9"]];
+    for keyed in for_keys {
+        for steps in for_steps {
+            // `--then` takes all words that follow.
+            let arguments = [&["127.0.0.1"], steps, keyed].concat();
+            let output = xknock(&arguments);
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+            assert!(said.contains("cannot be used with"), "{arguments:?}: {said}");
+        }
+    }
+    for arguments in [&["h", "--gap", "1ms"][..], &["h", "--wait", "tcp/9"], &["h", "--keep"]] {
+        let said = stderr(&xknock(arguments));
+        assert!(said.contains("required arguments were not provided"), "{arguments:?}: {said}");
+    }
+    let both = stderr(&xknock(&["127.0.0.1", "--steps", "udp/9", "9:udp"]));
+    assert!(both.contains("cannot be used with"), "{both}");
+}

@@ -375,17 +375,20 @@ fn a_broken_output_is_not_the_fault_of_the_host() {
     user.import(&host.line);
     let port = host.port.to_string();
     let serving = host.serve(1);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let mut proxy = user
         .command(&["proxy", "host", &port])
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(full)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    drop(proxy.stdout.take());
     proxy.stdin.take().unwrap().write_all(b"through").unwrap();
-    let said = said(&proxy.wait_with_output().unwrap());
-    assert!(said.contains("cannot write to standard output: Broken pipe"), "{said}");
+    let output = proxy.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert!(said.contains("cannot write to standard output: No space left"), "{said}");
+    assert!(!said.contains("127.0.0.1"), "{said}");
     serving.join().unwrap();
 }
 

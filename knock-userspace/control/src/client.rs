@@ -1,4 +1,4 @@
-//! The command line's side of the socket.
+//! The side of the command line.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,26 +14,26 @@ use tokio::net::UnixStream;
 
 use super::Problem;
 
-/// The longest answer that is read: a few hundred thousand grants.
+/// The longest answer that is read, in bytes: room for a few hundred thousand grants.
 const LONGEST: usize = 256 << 20;
 
-/// Speaks to a running agent.
+/// A connection to a running agent.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
     connection: UnixStream,
 }
 
-/// Why there is no good answer.
+/// A request that was not fulfilled.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The agent does not want to or cannot.
+    /// The agent refused it, or failed.
     #[error("{0}")]
     Refused(String),
-    /// The socket is there and cannot be used.
+    /// The socket exists but cannot be used.
     #[error("cannot speak to the agent at {path}: {what}")]
     Broken {
-        /// The socket.
+        /// Path of the socket.
         path: String,
         /// What went wrong.
         what: String,
@@ -41,11 +41,11 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// Connects to the agent that listens at `path`; none if no agent does.
+    /// Connects to the agent that listens at `path`. Returns `None` if no agent does.
     ///
     /// # Errors
     ///
-    /// If one may, but this user must not speak to it.
+    /// If the socket exists but this user has no access to it.
     pub async fn connect(path: &Path) -> Result<Option<Self>, ClientError> {
         match UnixStream::connect(path).await {
             Ok(connection) => Ok(Some(Self { path: path.to_owned(), connection })),
@@ -61,7 +61,7 @@ impl Client {
         }
     }
 
-    /// Asks a question.
+    /// Sends a query.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl Client {
         self.call(Method::GET, what, Vec::new()).await
     }
 
-    /// Asks for something to be done.
+    /// Sends a request with a body.
     ///
     /// # Errors
     ///

@@ -13,4 +13,6 @@ mod policy;
 pub mod scan;
 pub mod trie;
 
-pub use policy::{Attach, Connections, Door, Grant, Knocks, Method, Mode, Policy, Service};
+pub use policy::{
+    Attach, Connections, Door, Grant, Knocks, Method, Mode, Policy, Service, UnknownDoor,
+};

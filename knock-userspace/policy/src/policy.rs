@@ -72,6 +72,20 @@ impl Policy {
         self.doors.iter().find(|door| door.name == name)
     }
 
+    /// Returns the door with this name, or an error that names doors that exist.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such door.
+    pub fn known_door(&self, name: &str) -> Result<&Door, UnknownDoor> {
+        /// A config may have thousands.
+        const NAMED: usize = 20;
+        self.door(name).ok_or_else(|| {
+            let names = self.doors.iter().map(|door| door.name.as_str()).take(NAMED);
+            UnknownDoor { name: name.to_owned(), known: names.collect::<Vec<_>>().join(", ") }
+        })
+    }
+
     /// Whether the interface called `name` is one of those to be watched.
     pub fn watches(&self, name: &str) -> bool {
         self.interfaces.iter().any(|pattern| matches(pattern, name))
@@ -82,6 +96,14 @@ impl Policy {
         let patterns = self.interfaces.iter().map(String::as_str);
         patterns.filter(|pattern| !present.iter().any(|name| matches(pattern, name))).collect()
     }
+}
+
+/// A name that no door has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no door `{name}`; there are: {known}")]
+pub struct UnknownDoor {
+    name: String,
+    known: String,
 }
 
 fn matches(pattern: &str, name: &str) -> bool {

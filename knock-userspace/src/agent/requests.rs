@@ -1,10 +1,8 @@
 //! Answers to control requests.
 
-use std::net::IpAddr;
-use std::time::Duration;
-
 use knock_control::{
-    Caller, Done, Door, Fault, Grant, Interface, Open, Problem, Reply, Request, Revoke, Status, Try,
+    AttachedMode, Caller, Connections, Done, Door, Fault, Grant, Interface, Open, Problem, Reply,
+    Request, Revoke, Status, Try,
 };
 use knock_firewall::Tracking;
 use knock_policy as policy;
@@ -12,13 +10,6 @@ use knock_policy as policy;
 use super::grants::Running;
 use super::{Agent, clock};
 use crate::control_socket::Call;
-
-/// How long a door may be opened by hand.
-const OPEN_FOR: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
-/// How long enforcing may be tried.
-const TRY_FOR: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 type Answer = Result<Reply, Problem>;
 
@@ -51,21 +42,23 @@ impl Agent {
         let interfaces = self.watcher.attached().map(|(index, name, mode)| Interface {
             name: name.to_owned(),
             index,
-            mode: mode.to_string(),
+            mode: match mode {
+                knock_detector::AttachedMode::Native => AttachedMode::Native,
+                knock_detector::AttachedMode::Generic => AttachedMode::Generic,
+            },
         });
         let now = clock::since_boot();
         let trial = self.enforcement.trial_left(now);
         Ok(Reply::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
-            mode: self.enforcement.mode_at(self.policy.mode, now).to_string(),
+            mode: self.enforcement.mode_at(self.policy.mode, now).into(),
             trial_seconds: trial.map(|left| left.as_secs_f64()),
             confirmed: self.enforcement.is_confirmed(),
             connections: match self.table.ruleset().tracking {
-                Tracking::Stateless => policy::Connections::Stateless,
-                Tracking::Conntrack => policy::Connections::Conntrack,
-            }
-            .to_string(),
+                Tracking::Stateless => Connections::Stateless,
+                Tracking::Conntrack => Connections::Conntrack,
+            },
             interfaces: interfaces.collect(),
             awaited: self.policy.awaited(&names).into_iter().map(str::to_owned).collect(),
             doors: self.policy.doors.len(),
@@ -85,7 +78,7 @@ impl Agent {
         let door = |door: &policy::Door| Door {
             name: door.name.clone(),
             opens: door.opens.iter().map(ToString::to_string).collect(),
-            open_for: humantime::format_duration(door.open_for).to_string(),
+            open_for: door.open_for,
             grants: self.ledger.given_by(door.id()),
         };
         Reply::Doors(policy.doors.iter().map(door).collect())
@@ -105,13 +98,9 @@ impl Agent {
     }
 
     async fn open(&mut self, open: Open) -> Answer {
-        let Open { door, address, lasts } = open;
-        let known = known_door(&self.policy, &door)?;
-        let lasts = match lasts {
-            Some(text) => duration(&text, OPEN_FOR)?,
-            None => known.open_for,
-        };
-        let address = possible_source(address)?;
+        let known = known_door(&self.policy, &open.door)?;
+        let lasts = open.length(known.open_for)?;
+        let address = open.source()?;
         let earned = self
             .ledger
             .open(&self.policy, known, address, lasts)
@@ -148,13 +137,13 @@ impl Agent {
     }
 
     async fn begin_trial(&mut self, trial: &Try) -> Answer {
-        let lasts = duration(&trial.lasts, TRY_FOR)?;
+        let lasts = trial.length()?;
         let until = clock::since_boot() + lasts;
         let next = self.enforcement.tried(self.policy.mode, until).map_err(denied)?;
         let Self { table, policy, ledger, .. } = &mut *self;
         table.enforce(next, policy, ledger).await.map_err(failed)?;
         self.enforcement = next;
-        tracing::warn!(lasts = trial.lasts, "enforcing on trial");
+        tracing::warn!(lasts = %humantime::format_duration(lasts), "enforcing on trial");
         Ok(done(format!(
             "enforcing for {}, then observing again, whatever happens to the agent; \
              `xknockd confirm` makes it last",
@@ -185,11 +174,7 @@ impl Agent {
 
 /// Returns the door of this name.
 fn known_door<'a>(policy: &'a policy::Policy, name: &str) -> Result<&'a policy::Door, Problem> {
-    policy.door(name).ok_or_else(|| {
-        let names: Vec<_> = policy.doors.iter().map(|door| door.name.as_str()).take(20).collect();
-        let what = format!("there is no door `{name}`; there are: {}", names.join(", "));
-        Problem::new(Fault::Request, what)
-    })
+    policy.known_door(name).map_err(|error| Problem::new(Fault::Request, error))
 }
 
 fn denied(why: super::enforcement::Denied) -> Problem {
@@ -202,19 +187,4 @@ fn done(message: impl Into<String>) -> Reply {
 
 fn failed(error: impl ToString) -> Problem {
     Problem::new(Fault::Agent, error)
-}
-
-fn duration(text: &str, limits: std::ops::RangeInclusive<Duration>) -> Result<Duration, Problem> {
-    knock_policy::config::duration(text, limits)
-        .map_err(|(what, help)| Problem::new(Fault::Request, format!("{what}; {help}")))
-}
-
-/// An address that packets can come from.
-fn possible_source(address: IpAddr) -> Result<IpAddr, Problem> {
-    let address = address.to_canonical();
-    if address.is_unspecified() || address.is_multicast() {
-        let what = format!("no packet comes from {address}; give the address of a host");
-        return Err(Problem::new(Fault::Request, what));
-    }
-    Ok(address)
 }

@@ -9,8 +9,8 @@ use std::io;
 use knock_common::event::Event;
 use knock_common::sealed::{Gate, SealedEvent};
 use knock_detector::{
-    AttachedMode, Detector, DetectorError, Events, Pins, SealedEvents, Settings, State, Totals,
-    Trace, program_name,
+    AttachedMode, Detector, DetectorError, Pins, Rings, Settings, State, Totals, Trace,
+    program_name,
 };
 use knock_policy::Policy;
 use knock_policy::compile::{Compiled, compile_onto};
@@ -29,23 +29,6 @@ pub(super) struct Watcher {
     rings: Rings,
     /// Interface and foreign program of which the log has a line already.
     complained: HashSet<(u32, u32)>,
-}
-
-/// The ring buffers of one program.
-struct Rings {
-    events: Events,
-    sealed: SealedEvents,
-    trace: Option<Trace>,
-}
-
-impl Rings {
-    fn open(detector: &mut Detector, trace: bool) -> Result<Self, DetectorError> {
-        Ok(Self {
-            events: detector.events()?,
-            sealed: detector.sealed()?,
-            trace: if trace { Some(detector.trace()?) } else { None },
-        })
-    }
 }
 
 /// What the detector has to report.
@@ -68,12 +51,8 @@ impl Watcher {
     /// # Errors
     ///
     /// If they cannot be polled.
-    pub(super) fn new(
-        mut detector: Detector,
-        pins: Option<Pins>,
-        trace: bool,
-    ) -> Result<Self, DetectorError> {
-        let rings = Rings::open(&mut detector, trace)?;
+    pub(super) fn new(mut detector: Detector, pins: Option<Pins>) -> Result<Self, DetectorError> {
+        let rings = detector.rings()?;
         Ok(Self { detector, pins, rings, complained: HashSet::new() })
     }
 
@@ -194,7 +173,7 @@ impl Watcher {
         let mut before = std::mem::replace(&mut self.detector, next);
         self.detector.take_over(&mut before)?;
         self.settle()?;
-        self.rings = Rings::open(&mut self.detector, self.rings.trace.is_some())?;
+        self.rings = self.detector.rings()?;
         Ok(())
     }
 

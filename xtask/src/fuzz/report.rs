@@ -1,8 +1,8 @@
-//! Reading what libFuzzer prints (<https://llvm.org/docs/LibFuzzer.html#output>).
+//! A parser for libFuzzer's output (<https://llvm.org/docs/LibFuzzer.html#output>).
 
 use std::fmt;
 
-/// How one target did.
+/// The result of one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) passed: bool,
@@ -13,7 +13,7 @@ pub(super) struct Report {
     corpus: String,
     /// Edges of the program that were taken.
     coverage: u64,
-    /// Where the input lies that made it fail.
+    /// Path of the input that made it fail.
     pub(super) reproducer: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The lines that say why a target failed: what it panicked with, and the summary.
+/// Returns the lines that say why a target failed: its panic, and the summary.
 pub(super) fn cause(log: &str) -> String {
     const MOST: usize = 20;
     let tells = |line: &&str| !line.starts_with('#') && !line.starts_with("INFO:");

@@ -1,18 +1,16 @@
-//! Several guests at a time, so that the longest of them is what is waited for.
+//! Several guests at a time, so that a run takes as long as the longest of them.
 
-use std::{
-    fmt::Display,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::fmt::Display;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-/// What a guest and its archive take, with some of it for its files on the host.
+use knock_output::{OutputError, out};
+
+/// Memory for a guest and its archive, with its files on the host.
 const BYTES: u64 = 4 << 30;
 
-/// How many guests run at a time: emulated, each keeps one processor busy.
+/// Returns how many guests run at a time. An emulated one keeps one processor busy.
 pub(super) fn at_once() -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let memory =
@@ -53,7 +51,7 @@ pub(super) fn each<T: Sync, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Whose lines these are, where several guests speak at a time.
+/// Marks the lines of a guest, where several print at a time.
 pub(super) struct Voice(Option<&'static str>);
 
 impl Voice {
@@ -62,15 +60,22 @@ impl Voice {
         Self(if alone { None } else { Some(version) })
     }
 
+    /// Prints `text`. Without a reader, the guests run to their end all the same, and the table
+    /// that follows them fails.
     pub(super) fn say(&self, text: impl Display) {
+        let _ = self.print(&text);
+    }
+
+    fn print(&self, text: &dyn Display) -> Result<(), OutputError> {
         match self.0 {
-            None => println!("{text}"),
+            None => out!("{text}")?,
             Some(version) => {
                 for line in text.to_string().split('\n') {
-                    println!("{version:<5}| {line}");
+                    out!("{version:<5}| {line}")?;
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -82,7 +87,7 @@ mod tests {
 
     #[test]
     fn all_are_done_at_the_same_time_and_come_back_in_order() {
-        // Were they done one after the other, the first would wait for ever.
+        // One after the other, the first would never return.
         let together = Barrier::new(3);
         let results = each(&[1, 2, 3], 8, |item| {
             together.wait();

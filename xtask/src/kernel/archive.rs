@@ -1,14 +1,12 @@
-//! Kernels out of a Debian archive, into a folder: nothing is installed.
+//! Kernels of a Debian archive, unpacked into a folder. Nothing is installed.
 //!
-//! apt fetches and verifies, with lists and a cache of its own below the target directory, so
-//! that neither the host's lists nor dpkg learn of it. The archive is the one that the host's
-//! own apt uses.
+//! apt fetches and verifies, with lists and a cache of its own below the target directory, so that
+//! the host's lists and dpkg's database do not change. The archive is the one that the host's own
+//! apt uses.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -20,7 +18,7 @@ use crate::command::{output, run};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The package that depends on the newest kernel of a suite.
 const NEWEST: &str = "linux-image-cloud-amd64";
-/// What a kernel takes on the disk while it is fetched, with its packages and lists.
+/// Room on the disk for a kernel while it is fetched, with its packages and lists, in MiB.
 const MEBIBYTES: u64 = 700;
 
 /// An unpacked kernel.
@@ -36,12 +34,12 @@ pub(super) struct Unpacked {
     pub(super) modules: PathBuf,
 }
 
-/// The kernel in `folder`, fetched if it is not there yet. It stays there until somebody removes
-/// the folder.
+/// Returns the kernel in `folder`, and fetches it first if it is not there. It stays there until
+/// the folder is removed.
 pub(super) fn fetch(kernel: &Kernel, folder: &Path) -> anyhow::Result<Unpacked> {
     let parent = folder.parent().context("a folder below the target directory")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    // Another run that fetches the same kernel is waited for.
+    // Wait for another run that fetches the same kernel.
     let lock = parent.join(format!("{}.lock", kernel.version));
     let lock = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
     let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
@@ -55,12 +53,12 @@ pub(super) fn fetch(kernel: &Kernel, folder: &Path) -> anyhow::Result<Unpacked> 
     }
     room(parent, MEBIBYTES)?;
     fetch_into(kernel, &begun)?;
-    // Whole or not there.
+    // The folder has its name only when it is complete.
     fs::rename(&begun, folder)?;
     found(folder)
 }
 
-/// What was fetched before.
+/// Returns the kernel that an earlier run has fetched.
 fn found(folder: &Path) -> anyhow::Result<Unpacked> {
     let noted = fs::read_to_string(folder.join("ready")).context("no kernel was fetched")?;
     let (release, package) = noted.trim().split_once(' ').context("a note of two words")?;
@@ -86,8 +84,8 @@ fn fetch_into(kernel: &Kernel, folder: &Path) -> anyhow::Result<()> {
         let package = version(&apt.cache("show", &image)?).unwrap_or_default();
         let unpacked = unpacked(folder, release, &package)?;
         let base = unpacked.modules.ancestors().nth(3).context("modules lie in lib/modules")?;
-        // A package brings no module dependencies: its installation would work them out. The
-        // paths of users who are not root lack this folder.
+        // A package has no module dependencies: its installation would compute them. The paths of
+        // users other than root lack this folder.
         run(Command::new("/usr/sbin/depmod").arg("--basedir").arg(base).arg(release))?;
         fs::write(folder.join("ready"), format!("{release} {package}\n"))?;
         return Ok(());
@@ -99,7 +97,7 @@ fn fetch_into(kernel: &Kernel, folder: &Path) -> anyhow::Result<()> {
     )
 }
 
-/// Fails early and with a figure, rather than in the middle of an archive.
+/// Fails early and with a figure, instead of in the middle of an archive.
 pub(super) fn room(folder: &Path, mebibytes: u64) -> anyhow::Result<()> {
     let disk = nix::sys::statvfs::statvfs(folder)?;
     let free = (disk.blocks_available() * disk.fragment_size()) >> 20;
@@ -112,7 +110,7 @@ pub(super) fn room(folder: &Path, mebibytes: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the host's apt gets Debian's packages.
+/// Returns the mirror from which the host's apt gets Debian's packages.
 fn mirror() -> anyhow::Result<String> {
     if !Path::new(KEYRING).exists() {
         bail!(
@@ -139,14 +137,14 @@ fn choose_mirror<'a>(targets: &'a str, codename: &str) -> Option<&'a str> {
     entries.find(own).map(|(_, _, uri)| uri)
 }
 
-/// The kernel package that the newest one of a suite stands for.
+/// Returns the kernel package that the suite's package for its newest kernel depends on.
 fn image(show: &str) -> Option<String> {
     let depends = show.lines().find_map(|line| line.strip_prefix("Depends: "))?;
     let mut names = depends.split(',').filter_map(|one| one.split_whitespace().next());
     names.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
 }
 
-/// The release of a kernel package, if it is of this version.
+/// Returns the release of a kernel package, if it is of this version.
 fn release_of<'a>(image: &'a str, version: &str) -> Option<&'a str> {
     let release = image.strip_prefix("linux-image-")?;
     release.strip_prefix(version)?.starts_with('.').then_some(release)
@@ -163,7 +161,7 @@ fn version(show: &str) -> Option<String> {
     show.lines().find_map(|line| line.strip_prefix("Version: ")).map(str::to_owned)
 }
 
-/// Finds what a boot needs; packages differ in where they put it.
+/// Finds what a boot needs. Packages differ in where they put it.
 fn unpacked(folder: &Path, release: &str, package: &str) -> anyhow::Result<Unpacked> {
     let root = folder.join("root");
     let modules = ["usr/lib/modules", "lib/modules"].map(|lib| root.join(lib).join(release));
@@ -235,7 +233,7 @@ impl Apt {
         for entry in fs::read_dir(&packages)? {
             run(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(root))?;
         }
-        // The unpacked files are what is used from here on.
+        // From here on only the unpacked files are used.
         fs::remove_dir_all(packages)?;
         Ok(())
     }

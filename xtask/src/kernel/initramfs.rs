@@ -1,16 +1,14 @@
 //! A root file system as the kernel unpacks it into memory at boot (`newc` cpio,
 //! Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
-//! The guest has no disk, so no driver has to be there before it can run, and nothing that
-//! happens in there reaches the host.
+//! The guest has no disk, so it needs no driver to start, and it cannot change files of the host.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufWriter, Write},
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cpio::newc::{self, Builder, ModeFileType};
@@ -29,8 +27,8 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Adds a file, link or folder where the host has it, with the folders and links that
-    /// lead there, as /bin is one on most hosts. What is not there is no error: packages list
+    /// Adds a file, link or folder where the host has it, with the folders and links that lead
+    /// there (/bin is a link on most hosts). A file that is missing is not an error: packages list
     /// files that others have diverted.
     pub(super) fn add(&mut self, path: &Path) -> io::Result<()> {
         let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };

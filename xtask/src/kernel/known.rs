@@ -1,6 +1,6 @@
-//! Which kernels there are, and where they come from.
+//! The kernels that can be tested, and where they come from.
 
-/// What is expected of a kernel.
+/// The result expected of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expect {
     /// Every test passes.
@@ -44,7 +44,7 @@ const KERNELS: [Kernel; 4] = [
     },
 ];
 
-/// The kernels that `name` stands for: one of them, or all.
+/// Returns the kernels that `name` stands for: one of them, or all.
 pub(super) fn find(name: &str) -> Result<&'static [Kernel], String> {
     static ALL: [Kernel; 4] = KERNELS;
     if name == "all" {

@@ -1,14 +1,12 @@
-//! A guest in qemu: started, listened to, and ended when it hangs.
+//! A guest in qemu. It is started, its output is read, and it is ended when it hangs.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
@@ -18,8 +16,8 @@ use crate::command::print;
 const QEMU: &str = "qemu-system-x86_64";
 /// Emulated, a whole run takes some minutes.
 const WHOLE_RUN: Duration = Duration::from_secs(90 * 60);
-/// No test is silent for as long as this: the few things that it waits for, one after the other,
-/// fail before, each after four minutes without progress.
+/// Silence after which a guest is ended. No test is silent for as long: it waits for a few things in
+/// a row, and each wait fails after four minutes without progress.
 const SILENCE: Duration = Duration::from_secs(20 * 60);
 /// A kernel that works under KVM boots in a second or two.
 const PROBE: Duration = Duration::from_secs(10);
@@ -46,15 +44,15 @@ impl Acceleration {
         }
     }
 
-    /// KVM if it works. That /dev/kvm can be opened says little, so `image` is booted for a
-    /// moment: without a root it panics, and the machine ends.
+    /// Returns KVM if it works. That /dev/kvm can be opened says little, so `image` is booted for a
+    /// moment. Without a root file system it panics, and the machine ends.
     pub(super) fn probe(image: &Path) -> Self {
         let device = Path::new("/dev/kvm");
         if fs::OpenOptions::new().read(true).write(true).open(device).is_err() {
             return Self::Tcg;
         }
         let mut command = qemu(Self::Kvm, 512, image, "console=ttyS0 panic=-1");
-        // What it says when KVM is no good is no message for anybody.
+        // The messages of a KVM that does not work are of no use to the user.
         command.args(["-serial", "stdio"]).stderr(Stdio::null());
         let Ok(mut guest) = Guest::start(&mut command) else { return Self::Tcg };
         let mut booted = false;
@@ -82,7 +80,7 @@ pub(super) fn boot(
     command.arg("-initrd").arg(initramfs);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.args(["-serial", "stdio"]);
-    print(&command);
+    print(&command)?;
     let mut guest = Guest::start(&mut command)?;
     guest.listen(WHOLE_RUN, SILENCE, line).with_context(|| {
         format!("the end of its console ({}):\n{}", console.display(), end_of(console))
@@ -136,8 +134,8 @@ impl Guest {
         Ok(Self { child, lines })
     }
 
-    /// Hands on every line until the machine turns itself off; an error if that takes
-    /// longer than `whole`, or nothing is said for `silence`.
+    /// Hands on every line until the machine turns itself off. Fails if that takes longer than
+    /// `whole`, or if no line comes for `silence`.
     fn listen(
         &mut self,
         whole: Duration,
@@ -169,7 +167,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // Both fail if it has ended and was waited for, which is as good.
+        // Both fail if it has ended and was waited for. The result is the same.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

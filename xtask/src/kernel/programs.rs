@@ -1,24 +1,24 @@
-//! What is built for a guest, and in which order it runs there.
+//! The programs that are built for a guest, and the order in which they run there.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::{PATIENCE, Selection, known::Expect, scratch::Scratch};
+use super::known::Expect;
+use super::scratch::Scratch;
+use super::{PATIENCE, Selection};
 use crate::command::{cargo, output, root, run};
 
 /// The package whose test programs meet a kernel.
 const PACKAGE: &str = "knock-tests";
-/// Its test programs that are for the host: one reads sources, the other asks systemd's tools and
-/// boots systemd itself.
+/// Its test programs for the host only: one reads sources, the other runs systemd's tools and boots
+/// systemd itself.
 const FOR_THE_HOST: [&str; 2] = ["tidy", "systemd"];
-/// Its test program that only guests can be asked to run; cargo leaves it out by itself.
+/// Its test program for guests only. Cargo leaves it out by default.
 const SUSPEND: &str = "suspend";
-/// Its test program that meets kernels which are too old, too.
+/// Its test program that also runs on kernels which are too old.
 const KERNEL: &str = "kernel";
 /// Its longest test program: on an emulated machine it takes most of the time.
 const END_TO_END: &str = "e2e";
@@ -112,7 +112,7 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Names of tests above that no test has any more are an error, not a test that passed.
+    /// Fails if a name of a test above belongs to no test any more.
     fn names_are_true(&self, scratch: &Scratch) -> anyhow::Result<()> {
         let end_to_end = self.tests.iter().find(|test| test.name == END_TO_END);
         let end_to_end = scratch.kept(&end_to_end.context("no end-to-end tests")?.path);
@@ -129,8 +129,8 @@ impl Programs {
         [&self.agent, &self.client].into_iter().chain(self.tests.iter().map(|test| &test.path))
     }
 
-    /// What a kernel of which this is expected goes through. Nothing, if the tests that are
-    /// chosen by name are none for such a kernel.
+    /// Returns the parts that a kernel runs of which this is expected. There are none if no test
+    /// that is chosen by name is for such a kernel.
     pub(super) fn parts(
         &self,
         scratch: &Scratch,
@@ -142,7 +142,7 @@ impl Programs {
             let check = format!("{} check --kernel", self.agent.display());
             let command = match expect {
                 Expect::Green => check,
-                // It says what is missing with its status.
+                // Its status says that something is missing.
                 Expect::Refusal => format!("{check}; [ $? = 1 ]"),
             };
             parts.push(Part {
@@ -188,7 +188,7 @@ impl Programs {
 
 /// Tests of one program that run beside each other.
 struct Sitting<'a> {
-    /// What tells it from the program's others.
+    /// What distinguishes it from the program's other sittings.
     what: &'static str,
     /// The test program's.
     arguments: Vec<&'a str>,
@@ -212,7 +212,7 @@ impl TestProgram {
     }
 }
 
-/// Builds tests, all or those that are chosen; every program that belongs to them.
+/// Builds the tests, all or those that are chosen. Returns every program that belongs to them.
 fn built(chosen: &[&str]) -> anyhow::Result<Vec<Artifact>> {
     let mut build = cargo(["test", "--no-run", "--workspace", "--exclude", "knock-ebpf"]);
     run(build.args(chosen))?;
@@ -220,7 +220,7 @@ fn built(chosen: &[&str]) -> anyhow::Result<Vec<Artifact>> {
     parse(&output(&mut build)?)
 }
 
-/// How many tests a program has, of those that its `arguments` choose.
+/// Returns how many tests of a program its `arguments` choose.
 fn count(program: &Path, arguments: &[&str]) -> anyhow::Result<u64> {
     let mut list = Command::new(program);
     let listed = output(list.args(["--list", "--format", "terse"]).args(arguments))?;

@@ -1,9 +1,9 @@
-//! What comes out of a guest: markers of its init, and between them the output of cargo's
-//! test programs as it is.
+//! The output of a guest: markers of its init, and between them the unchanged output of cargo's
+//! test programs.
 
 use std::collections::BTreeMap;
 
-/// What a line from the guest is.
+/// A line from the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     /// The guest's userland runs, on this release.
@@ -64,17 +64,17 @@ impl Outcome {
         }
     }
 
-    /// Whether the guest came to the end of its plan.
+    /// Returns whether the guest came to the end of its plan.
     pub(super) const fn done(&self) -> bool {
         self.done
     }
 
-    /// Why a part was left out, if it was.
+    /// Returns why a part was left out, if it was.
     pub(super) fn skipped(&self, name: &str) -> Option<&str> {
         self.skipped.get(name).map(String::as_str)
     }
 
-    /// Those of `parts` that did not end well. A part that was left out is none of them.
+    /// Returns the parts that failed. A part that was left out has not failed.
     pub(super) fn failed<'a>(&self, parts: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
         parts
             .filter(|name| !self.skipped.contains_key(*name) && self.ended.get(*name) != Some(&0))

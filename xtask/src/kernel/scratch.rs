@@ -1,17 +1,16 @@
-//! The folder of one run: what was built, as it was then, and the archives of its guests.
+//! The folder of one run, with unchanging copies of the programs and the archives of its guests.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// A folder that is removed with its value; those that a run left behind because it was killed
-/// are removed by the next one.
+/// A folder that is removed when it is dropped. The next run removes the folders of runs that were
+/// killed.
 pub(super) struct Scratch(PathBuf);
 
-/// What its name begins with; the process follows.
+/// The beginning of its name. The process number follows.
 const PREFIX: &str = "run.";
 
 impl Scratch {
@@ -20,14 +19,14 @@ impl Scratch {
         fs::create_dir_all(kernels).with_context(fail)?;
         sweep(kernels).with_context(|| format!("cannot tidy {}", kernels.display()))?;
         let own = kernels.join(format!("{PREFIX}{}", std::process::id()));
-        // Left by a run that had the same number, as it is usual in containers.
+        // A run in another container may have had the same number.
         let _ = fs::remove_dir_all(&own);
         fs::create_dir(&own).with_context(fail)?;
         Ok(Self(own))
     }
 
-    /// Keeps a file as it is, whatever is built meanwhile: cargo and linkers write new files in
-    /// the place of old ones.
+    /// Keeps a file as it is while cargo builds: cargo and linkers write new files in the place of
+    /// old ones.
     pub(super) fn keep(&self, file: &Path) -> anyhow::Result<()> {
         let kept = self.kept(file);
         let linked = fs::hard_link(file, &kept).or_else(|error| match error.kind() {

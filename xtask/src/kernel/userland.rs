@@ -1,19 +1,18 @@
-//! The programs that a test drives, with all that they need, as dpkg knows it.
+//! The programs that tests drive, with everything they depend on according to dpkg.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::{command::output, packages};
+use crate::command::output;
+use crate::packages;
 
 /// What init and the tests' shell lines use besides the packages that the tests name.
 const BASE: [&str; 13] = [
     "base-files",
-    // Root's shell, without which sshd lets nobody in.
+    // Root's shell. Without it, sshd refuses every login.
     "bash",
     "coreutils",
     "dash",
@@ -28,7 +27,7 @@ const BASE: [&str; 13] = [
     "util-linux",
 ];
 
-/// Documentation and the like, which nothing reads in there.
+/// Documentation and the like, which nothing in a guest reads.
 const UNREAD: [&str; 9] = [
     "/usr/share/bash-completion",
     "/usr/share/bug",
@@ -45,7 +44,7 @@ const UNREAD: [&str; 9] = [
 const GENERATED: [&str; 4] =
     ["/etc/group", "/etc/passwd", "/etc/nsswitch.conf", "/etc/alternatives"];
 
-/// Every file of the host that a guest needs, with the libraries that `programs` link.
+/// Returns every file of the host that a guest needs, with the libraries that `programs` link.
 pub(super) fn files(programs: &[PathBuf]) -> anyhow::Result<BTreeSet<PathBuf>> {
     let format = "${db:Status-Abbrev}\t${Package}\t${Provides}\t${Pre-Depends}, ${Depends}\n";
     let known = output(Command::new("dpkg-query").args(["-W", "-f", format]))?;
@@ -71,7 +70,7 @@ fn wanted(line: &str) -> Option<PathBuf> {
     (!UNREAD.iter().any(|unread| path.starts_with(unread))).then(|| path.to_owned())
 }
 
-/// Links in `folder` into /etc/alternatives, which no package lists: `nc` is one.
+/// Returns links in `folder` into /etc/alternatives, which no package lists: `nc` is one.
 fn chosen(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut links = Vec::new();
     for entry in folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))? {
@@ -84,7 +83,7 @@ fn chosen(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(links)
 }
 
-/// The libraries in what ldd(1) printed.
+/// Returns the libraries in the output of ldd(1).
 fn libraries(ldd: &str) -> impl Iterator<Item = PathBuf> {
     let words = ldd.lines().flat_map(str::split_whitespace);
     words.filter(|word| word.starts_with('/')).map(PathBuf::from)
@@ -118,7 +117,7 @@ impl<'a> Installed<'a> {
         installed
     }
 
-    /// `roots` and everything that they need, however far away.
+    /// Returns `roots` and everything that they depend on, directly or not.
     fn closure(&self, roots: impl Iterator<Item = &'static str>) -> anyhow::Result<BTreeSet<&str>> {
         let mut found = BTreeSet::new();
         let mut open = Vec::new();
@@ -129,8 +128,8 @@ impl<'a> Installed<'a> {
             open.push(root);
         }
         while let Some(name) = open.pop() {
-            // What only a package that is missing could give is left to the program that
-            // wants it: the host works without it too.
+            // If no installed package fulfils a dependency, leave it out: the host works without
+            // it, too.
             if let Some((&name, needs)) = self.needs.get_key_value(name)
                 && found.insert(name)
             {

@@ -1,4 +1,4 @@
-//! Adding up the result lines of cargo test.
+//! The sum of the result lines of `cargo test`.
 
 use std::fmt;
 
@@ -35,8 +35,8 @@ impl Totals {
         self.skipped += tests;
     }
 
-    /// An error if no test has a name that contains one of `words`: a mistyped word is no test
-    /// that passed.
+    /// Fails if no test has a name that contains one of `words`: with a mistyped word, nothing has
+    /// passed.
     pub(crate) fn something_ran(&self, words: &[String]) -> anyhow::Result<()> {
         let Self { passed, failed, skipped } = self;
         if passed + failed + skipped == 0 {

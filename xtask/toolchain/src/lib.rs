@@ -10,12 +10,10 @@
 
 mod version;
 
-use std::{
-    env,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 pub use version::{MINIMUM, RustcVersion};
 

@@ -1,6 +1,7 @@
 //! Compiler releases.
 
-use std::{fmt, process::Command};
+use std::fmt;
+use std::process::Command;
 
 /// The oldest release that compiles this workspace, as in `rust-version` of its manifest.
 pub const MINIMUM: MinimumVersion = MinimumVersion { major: 1, minor: 95 };

@@ -14,7 +14,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 pub use error::{ConfigError, Mistake};
-pub use values::{Wrong, duration};
+pub use values::{Wrong, duration, length_of_time, within};
 
 use crate::policy::Policy;
 

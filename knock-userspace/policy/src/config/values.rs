@@ -34,18 +34,31 @@ pub(super) fn step(text: &str) -> Result<Step, Wrong> {
 
 /// `10s`, within limits.
 pub fn duration(text: &str, limits: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
-    let show = |duration: &Duration| humantime::format_duration(*duration).to_string();
-    let range = format!("give from {} to {}", show(limits.start()), show(limits.end()));
-    match humantime::parse_duration(text) {
-        Ok(duration) if limits.contains(&duration) => Ok(duration),
-        Ok(duration) if duration.is_zero() => {
-            Err(("no time at all would never open".into(), range))
-        }
-        Ok(_) => Err((format!("`{text}` is out of range"), range)),
-        Err(error) => Err((
+    within(text, length_of_time(text)?, limits)
+}
+
+/// `10s`.
+pub fn length_of_time(text: &str) -> Result<Duration, Wrong> {
+    humantime::parse_duration(text).map_err(|error| {
+        (
             format!("`{text}` is no length of time: {error}"),
             "write \"500ms\", \"10s\" or \"5m\"".into(),
-        )),
+        )
+    })
+}
+
+/// A duration, written as `text`, that must lie within limits.
+pub fn within(
+    text: &str,
+    duration: Duration,
+    limits: RangeInclusive<Duration>,
+) -> Result<Duration, Wrong> {
+    let show = |duration: &Duration| humantime::format_duration(*duration).to_string();
+    let range = format!("give from {} to {}", show(limits.start()), show(limits.end()));
+    match duration {
+        duration if limits.contains(&duration) => Ok(duration),
+        Duration::ZERO => Err(("no time at all would never open".into(), range)),
+        _ => Err((format!("`{text}` is out of range"), range)),
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) struct Running {
 /// If a phase fails. The host is as it was then, but for the folder of keys.
 pub(super) async fn start(policy: Policy, options: &Options) -> Result<Running, AgentError> {
     let preflight = Preflight::check(&policy, options).await?;
-    preflight.load(ActivePolicy::new(policy), options)?.attach(options)?.install()
+    preflight.load(ActivePolicy::new(policy), options)?.attach()?.install()
 }
 
 /// The detector is loaded and its maps are filled. No packet goes through it yet.
@@ -150,12 +150,10 @@ impl GuardBefore {
 }
 
 impl Loaded {
-    fn attach(self, options: &Options) -> Result<Attached, AgentError> {
+    fn attach(self) -> Result<Attached, AgentError> {
         let Self { preflight, policy, keys, key_folder, mut detector, guard } = self;
         let attached = attach(&mut detector, &policy, &preflight);
-        let watcher = attached.and_then(|()| {
-            Ok(Watcher::new(detector, preflight.pins.clone(), options.trace_kernel)?)
-        });
+        let watcher = attached.and_then(|()| Ok(Watcher::new(detector, preflight.pins.clone())?));
         match watcher {
             Ok(watcher) => Ok(Attached { preflight, policy, keys, key_folder, watcher, guard }),
             Err(error) => {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use knock_common::sequence::{PortClass, Protocol};
+use knock_output::out;
 use knock_policy::compile::{Served, compile};
 use knock_policy::{Door, Method};
 use knock_userspace::sockets;
@@ -37,8 +38,8 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
         let is_decoy = |entry: &&u8| PortClass::of(**entry, protocol).has(PortClass::DECOY);
         compiled.classes.iter().filter(is_decoy).count()
     });
-    println!("{}", table.trim_fmt());
-    println!(
+    out!("{}", table.trim_fmt())?;
+    out!(
         "\nmode {}, connections {}, interfaces {}\n{} doors, {} transitions, {} TCP and {} UDP decoys",
         policy.mode,
         policy.connections,
@@ -47,11 +48,11 @@ pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
         compiled.trie.edges.len(),
         decoys[0],
         decoys[1],
-    );
+    )?;
     Ok(())
 }
 
-/// How one knocks on a door.
+/// Describes how to knock on a door.
 fn knocked(door: &Door) -> String {
     match &door.method {
         Method::Sequence => join(&door.sequence),

@@ -1,10 +1,7 @@
-//! What is done to the kernel's own state where no agent runs.
-
-use std::net::IpAddr;
-use std::time::Duration;
+//! Verbs without an agent: they change the table and the record of grants in the kernel themselves.
 
 use anyhow::{Context as _, Result, bail};
-use knock_control::Grant;
+use knock_control::{Grant, Open, Revoke};
 use knock_detector::{Pins, Record, Recorded};
 use knock_firewall::{Firewall, TimedGrant, since_boot};
 use knock_userspace::places::Places;
@@ -21,24 +18,15 @@ pub(crate) fn grants() -> Result<Vec<Grant>> {
     Ok(held.grants.iter().map(|timed| shown(timed, None)).collect())
 }
 
-pub(crate) fn open(
-    places: &Places,
-    config: &ConfigArgs,
-    name: &str,
-    address: IpAddr,
-    lasts: Option<Duration>,
-) -> Result<Vec<Grant>> {
+pub(crate) fn open(places: &Places, config: &ConfigArgs, request: &Open) -> Result<Vec<Grant>> {
     let lock = take_lock(places)?;
     let path = path(config).context(
         "no agent is running, and there is no config that says what the door opens: give --config",
     )?;
     let policy = read(&path)?;
-    let door = policy.door(name).with_context(|| {
-        let names: Vec<_> = policy.doors.iter().map(|door| door.name.as_str()).take(20).collect();
-        format!("there is no door `{name}` in {}; there are: {}", path.display(), names.join(", "))
-    })?;
-    let until = since_boot() + lasts.unwrap_or(door.open_for);
-    let source = address.to_canonical();
+    let door = policy.known_door(&request.door).with_context(|| path.display().to_string())?;
+    let until = since_boot() + request.length(door.open_for)?;
+    let source = request.source()?;
     let timed: Vec<_> = door
         .opens
         .iter()
@@ -54,14 +42,11 @@ pub(crate) fn open(
         }
     }
     drop(lock);
-    Ok(timed.iter().map(|timed| shown(timed, Some(name))).collect())
+    Ok(timed.iter().map(|timed| shown(timed, Some(&request.door))).collect())
 }
 
-pub(crate) fn revoke(
-    places: &Places,
-    address: Option<IpAddr>,
-    door: Option<&str>,
-) -> Result<Vec<Grant>> {
+pub(crate) fn revoke(places: &Places, request: &Revoke) -> Result<Vec<Grant>> {
+    let door = request.door.as_deref();
     let _lock = take_lock(places)?;
     let mut firewall = Firewall::open()?;
     let held =
@@ -74,7 +59,7 @@ pub(crate) fn revoke(
         let id = knock_common::sequence::DoorId::of(door);
         recorded.iter().any(|(known, entry)| known == grant && entry.door == id)
     };
-    let address = address.map(|address| address.to_canonical());
+    let address = request.address.map(|address| address.to_canonical());
     let meant: Vec<_> = held
         .grants
         .into_iter()
@@ -82,7 +67,7 @@ pub(crate) fn revoke(
         .filter(|timed| of_door(&timed.grant))
         .collect();
     let grants: Vec<_> = meant.iter().map(|timed| timed.grant).collect();
-    // Out of the record first: an agent that starts now must not bring them back.
+    // Out of the record first: an agent that starts now must not bring the grants back.
     if let Some(record) = &mut record {
         for grant in &grants {
             record.grants.remove(grant)?;
@@ -92,14 +77,14 @@ pub(crate) fn revoke(
     Ok(meant.iter().map(|timed| shown(timed, door)).collect())
 }
 
-/// Removes everything.
+/// Removes the table, the pins and the state.
 pub(crate) fn off(places: &Places) -> Result<()> {
     let lock = take_lock(places)?;
     Firewall::open()?.remove()?;
     if let Some(pins) = Pins::existing(&places.pins)? {
         pins.remove_all()?;
     }
-    // What must not be forgotten stays in there if a key was ever used.
+    // It stays if a key was ever used: the newest times in it must not be lost.
     let _ = std::fs::remove_dir(&places.state);
     lock.remove(places);
     Ok(())

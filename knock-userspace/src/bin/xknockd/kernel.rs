@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets};
 use knock_detector::{Component, Detector, Presence, Settings, VerifierStats};
+use knock_output::out;
 use knock_policy::compile::{Served, compile};
 use knock_userspace::kernel_features::features;
 use nix::sys::utsname::uname;
@@ -10,12 +11,8 @@ use nix::sys::utsname::uname;
 use crate::policy::built_in;
 
 pub(crate) fn check() -> Result<()> {
-    let system = uname().context("the kernel does not tell its release")?;
-    println!(
-        "Linux {}, {}\n",
-        system.release().to_string_lossy(),
-        system.machine().to_string_lossy()
-    );
+    let system = uname().context("cannot read the kernel's release")?;
+    out!("Linux {}, {}\n", system.release().to_string_lossy(), system.machine().to_string_lossy())?;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["FEATURE", "NEEDED FOR", "SINCE", "COMMIT", "HERE", "IN ITS PLACE"]);
@@ -42,8 +39,8 @@ pub(crate) fn check() -> Result<()> {
             feature.instead.unwrap_or("nothing can"),
         ]);
     }
-    println!("{}\n", table.trim_fmt());
-    // Any program will do: doors are data to it.
+    out!("{}\n", table.trim_fmt())?;
+    // Any policy will do: doors are data to the program.
     let policy = built_in();
     let compiled = compile(&policy, &Served::default(), rand::random())?;
     let settings = Settings {
@@ -54,8 +51,8 @@ pub(crate) fn check() -> Result<()> {
         hash_key: rand::random(),
     };
     let figures = Detector::load(&compiled, settings)?.verifier_stats()?;
-    println!("{}", describe(&figures));
-    // Where the detector misses something, it has said so.
+    out!("{}", describe(&figures))?;
+    // What the detector lacks was an error above.
     if !missed.is_empty() {
         bail!("this kernel lacks {}", missed.join(", "));
     }

@@ -1,7 +1,7 @@
 //! `xknockd key`.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, stdout};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use knock_keys::{
     self, Folder, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name, no_core_dumps,
     time_to_text,
 };
+use knock_output::{OutputError, note, out};
 use knock_policy::{Door, Method, Policy};
 use knock_userspace::keyring::{ReplayStore, has_knocked, misfits};
 use knock_userspace::places::Places;
@@ -23,36 +24,35 @@ use crate::{ConfigArgs, policy};
 
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Draws a key for a device and prints the line that the device imports.
+    /// Draw a key for a device, and print the line that the device imports.
     Add(AddArgs),
-    /// Lists all keys.
+    /// List all keys.
     List(Place),
-    /// Shows what a key opens, and until when.
+    /// Show which doors a key opens, and until when.
     Show {
-        /// The key.
+        /// Name of the key.
         name: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Removes a key. What it has opened ends in its time.
+    /// Remove a key. Its grants end in their time.
     Remove {
-        /// The key.
+        /// Name of the key.
         name: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Draws a key anew and prints its line. Until the grace period is over, the old one
-    /// works too.
+    /// Draw a key anew, and print its line. The old line works until the grace period ends.
     Rotate {
-        /// The key.
+        /// Name of the key.
         name: String,
-        /// How long the old one still works; 0s ends it at once.
+        /// Set how long the old line still works. 0s ends it at once.
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         grace: Duration,
-        /// Where devices find this host; as before if it is not said.
+        /// Set the name or address where devices find this host. The default is the old one.
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
-        /// Ends the key after this time, in place of when it was to end.
+        /// End the key after this time. The default is the end that it has.
         #[arg(long, value_name = "TIME", value_parser = lasting)]
         expires: Option<Duration>,
         #[command(flatten)]
@@ -60,33 +60,33 @@ pub(crate) enum KeyCommand {
     },
 }
 
-/// Where keys are.
 #[derive(Args)]
 pub(crate) struct Place {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The folder of key files, in place of the one in the config.
+    /// Use this folder of key files instead of the one in the config.
     #[arg(long, value_name = "FOLDER")]
     keys: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(crate) struct AddArgs {
-    /// What to call the key: one for each device.
+    /// Name of the key. Each device has a key of its own.
     name: String,
-    /// A door that it opens. May be repeated.
+    /// Let the key open this door. May be repeated.
     #[arg(long = "door", value_name = "NAME", required = true)]
     doors: Vec<String>,
-    /// Where devices find this host; its own full name if it has one.
+    /// Set the name or address where devices find this host. The default is its full name, if it
+    /// has one.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Ends the key after this time.
+    /// End the key after this time.
     #[arg(long, value_name = "TIME", value_parser = lasting)]
     expires: Option<Duration>,
-    /// The longest time that this key opens a door for.
+    /// Set the longest time that this key opens a door for.
     #[arg(long, value_name = "TIME", value_parser = lasting)]
     longest: Option<Duration>,
-    /// A key pair: nobody can knock with the files of this host. For sealed doors only.
+    /// Draw a key pair, so that the files of this host cannot make a knock. For sealed doors only.
     #[arg(long)]
     public: bool,
     #[command(flatten)]
@@ -102,7 +102,7 @@ pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
         KeyCommand::Remove { name, place } => {
             ensure!(key_name(&name).is_some(), "there is no key `{name}`");
             place.folder()?.remove(&name)?;
-            println!("Removed the key `{name}`.");
+            out!("Removed the key `{name}`.")?;
             Ok(())
         }
         KeyCommand::Rotate { name, grace, host, expires, place } => {
@@ -140,7 +140,7 @@ fn rotate(
         "the key `{name}` has ended: say with --expires until when the new line is good"
     );
     key.host = host_name(host, before.host.clone())?;
-    // If that cannot be told, what was handed out last is what the device has.
+    // If this is unknown, assume that the device has the line that was handed out last.
     let numbers = ReplayStore::look(&places.newest()).ok();
     let unused =
         numbers.is_some_and(|numbers| !has_knocked(&numbers, &before.current, &before.doors));
@@ -148,14 +148,14 @@ fn rotate(
     folder.write(&key, true)?;
     if let Err(error) = hand_over(&line) {
         folder.write(&before, true)?;
-        bail!("the line cannot be printed ({error}); the key is as it was");
+        bail!("{error}; the key is as it was");
     }
     if let Some((part, until)) = &key.previous
         && part.id != before.current.id
     {
-        eprintln!(
-            "Nobody ever knocked with the line of the last time, so that one is void now, and what \
-             the device had before works until {}.",
+        note!(
+            "The last line was never used to knock, so it is void now. The line before it works \
+             until {}.",
             time_to_text(*until)
         );
     }
@@ -163,7 +163,7 @@ fn rotate(
 }
 
 impl Place {
-    /// The policy of the config, if there is one.
+    /// Reads the policy from the config, if there is one.
     fn policy(&self) -> Result<Option<Policy>> {
         policy::path(&self.config).map(|path| policy::read(&path)).transpose()
     }
@@ -196,19 +196,19 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     let (key, line) = Key::draw(name, host, kind, doors, now, expires, longest)?;
     let folder = Folder::new(place.keys.unwrap_or(policy.keys));
     if folder.is_empty() {
-        // Before the first key there is nothing that could have been lost. Should this fail,
-        // knocks are refused for a clock window, and the agent says so.
+        // Before the first key no replay state can have been lost. If this fails, the agent refuses
+        // knocks for a clock window, and says so.
         let _ = ReplayStore::found(&places.newest());
     }
     folder.write(&key, false)?;
     if let Err(error) = hand_over(&line) {
         folder.remove(&key.name)?;
-        bail!("the line cannot be printed ({error}), so there is no such key");
+        bail!("{error}; the key `{}` was not added", key.name);
     }
     Ok(())
 }
 
-/// A door as this key will know it from now on.
+/// Returns a door as the key will know it from now on.
 fn key_door(
     policy: &Policy,
     name: &str,
@@ -216,11 +216,7 @@ fn key_door(
     longest: Option<Duration>,
     used: &BTreeSet<u16>,
 ) -> Result<KeyDoor> {
-    let Some(door) = policy.doors.iter().find(|door| door.name == name) else {
-        let names: Vec<_> = policy.doors.iter().map(|door| &*door.name).collect();
-        bail!("the config has no door `{name}`; it has {}", names.join(", "));
-    };
-    let Door { opens, open_for, method, .. } = door;
+    let Door { opens, open_for, method, .. } = policy.known_door(name)?;
     let method = match method {
         Method::Sequence => bail!(
             "door `{name}` is knocked on without a key: set `method = \"sealed\"` or \"rolling\" \
@@ -248,7 +244,7 @@ fn key_door(
     })
 }
 
-/// Ports that can be no step: those that something listens on or that a door uses.
+/// Returns the ports that cannot be steps: something listens on them, or a door uses them.
 fn used_ports(policy: &Policy) -> BTreeSet<u16> {
     // Without procfs, a step may hit a served port; the agent then leaves that slot out.
     let listening = sockets::served().map(|served| served.listening).unwrap_or_default();
@@ -262,31 +258,30 @@ fn used_ports(policy: &Policy) -> BTreeSet<u16> {
     used
 }
 
-/// Prints the line, alone on standard output, so that it can be piped to where it belongs.
-fn hand_over(line: &KeyLine) -> std::io::Result<()> {
+/// Prints the line, alone on standard output, so that it can be piped to the device.
+fn hand_over(line: &KeyLine) -> Result<(), OutputError> {
     let text = line.to_text();
-    let mut out = stdout();
-    writeln!(out, "{}", *text)?;
-    if out.is_terminal() {
+    out!("{}", *text)?;
+    if stdout().is_terminal() {
         if let Ok(code) = QrCode::with_error_correction_level(text.as_bytes(), EcLevel::L) {
-            writeln!(out, "{}", code.render::<unicode::Dense1x2>().build())?;
+            out!("{}", code.render::<unicode::Dense1x2>().build())?;
         }
-        eprintln!(
-            "On the device: `xknock import`, and paste the line. It is shown only now; whoever \
-             sees it can knock."
+        note!(
+            "On the device, run `xknock import` and paste the line. It is shown only now. Anyone \
+             who sees it can knock."
         );
     }
     if line.host.is_empty() {
-        eprintln!("This host knows no full name of its own: add --host NAME to the import.");
+        note!("This host has no full name: add --host NAME to the import.");
     }
-    out.flush()
+    Ok(())
 }
 
 fn list(place: &Place) -> Result<()> {
     let policy = place.policy()?;
     let folder = place.folder()?;
     if policy.is_none() && place.keys.is_none() {
-        eprintln!("There is no config; this is the folder {}.", folder.path().display());
+        note!("There is no config. These are the keys in {}.", folder.path().display());
     }
     let (keys, mut errors) = folder.read_all();
     if let Some(at) = errors.iter().position(|error| error.is_about(folder.path())) {
@@ -307,14 +302,14 @@ fn list(place: &Place) -> Result<()> {
             expiry(key, now),
         ]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     for (key, policy) in keys.iter().zip(std::iter::repeat(&policy)) {
         for misfit in policy.iter().flat_map(|policy| misfits(key, policy)) {
-            eprintln!("xknockd: `{}` opens nothing there: {misfit}", key.name);
+            note!("xknockd: `{}` opens nothing there: {misfit}", key.name);
         }
     }
     for error in &errors {
-        eprintln!("xknockd: {error}");
+        note!("xknockd: {error}");
     }
     ensure!(
         errors.is_empty(),
@@ -327,20 +322,20 @@ fn list(place: &Place) -> Result<()> {
 
 fn show(key: &Key) -> Result<()> {
     let now = now();
-    println!("key      {}", key.name);
-    println!("id       {}", key.current.id);
-    println!("kind     {}", kind(key));
-    println!("made     {}", time_to_text(key.made));
-    println!("expires  {}", expiry(key, now));
+    out!("key      {}", key.name)?;
+    out!("id       {}", key.current.id)?;
+    out!("kind     {}", kind(key))?;
+    out!("made     {}", time_to_text(key.made))?;
+    out!("expires  {}", expiry(key, now))?;
     if let Some(longest) = key.longest {
-        println!("longest  {}", humantime::format_duration(longest));
+        out!("longest  {}", humantime::format_duration(longest))?;
     }
     for door in &key.doors {
-        println!("door     {door}");
+        out!("door     {door}")?;
     }
     if let Some((part, until)) = &key.previous {
         let state = if *until > now { "works until" } else { "ended" };
-        println!("before   {} {state} {}", part.id, time_to_text(*until));
+        out!("before   {} {state} {}", part.id, time_to_text(*until))?;
     }
     Ok(())
 }
@@ -364,7 +359,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Where devices find this host: what the user says, or `known`, or its full name.
+/// Returns where devices find this host: `named` by the user, or `known`, or its full name.
 fn host_name(named: Option<String>, known: String) -> Result<String> {
     if let Some(named) = &named {
         ensure!(
@@ -379,7 +374,7 @@ fn host_name(named: Option<String>, known: String) -> Result<String> {
     Ok(named.or(known).or_else(own).unwrap_or_default())
 }
 
-/// A time of one second or more.
+/// Parses a time of one second or more.
 fn lasting(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time.as_secs() == 0 { Err("give 1s or more".to_owned()) } else { Ok(time) }

@@ -1,5 +1,6 @@
 //! The agent's command line.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod check;
 mod direct;
@@ -15,14 +16,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use knock_userspace::places::Places;
 
-/// Keeps services closed to everyone who has not knocked.
+/// Keep services closed to everyone who has not knocked.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
-    /// Which agent, on a host that runs several: one in each of its network namespaces.
+    /// Choose the agent, on a host that runs one in each of several network namespaces.
     #[arg(
         long,
         global = true,
@@ -39,117 +41,128 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Watches for knocks and opens doors, until it is told to stop.
+    /// Watch for knocks and open doors until a signal ends the agent.
     ///
-    /// Without a config it observes: one door `ssh` on tcp/22 with a random sequence,
-    /// which it prints, and nothing is closed.
+    /// Without a config, the agent observes: it has one door, `ssh` on tcp/22, with a random
+    /// sequence that it prints, and closes nothing.
     Run {
         #[command(flatten)]
         policy: PolicyArgs,
-        /// Logs what the kernel program makes of each step.
+        /// Log how the kernel program judges each step.
         #[arg(long)]
         trace_kernel: bool,
-        /// Removes program, table and grants on exit, so that the host is as before. By
-        /// default ports stay closed, grants end in their time, and the next agent goes on
+        /// Remove program, table and grants on exit, so that the host is as before.
+        ///
+        /// By default ports stay closed, grants end in their time, and the next agent goes on
         /// where this one ended.
         #[arg(long)]
         clean: bool,
-        /// Enforces even if that locks out the SSH session from which this is run.
+        /// Enforce even if that locks out the SSH session that this is run from.
         #[arg(long)]
         force: bool,
     },
-    /// Checks a config and prints its doors as they would be compiled.
+    /// Check a config, and show its doors as compiled.
     Check {
         #[command(flatten)]
         policy: PolicyArgs,
-        /// Shows what the running kernel has of that which the detector and the guard use,
-        /// and what the verifier makes of the program. Needs root, and changes nothing.
+        /// Show which kernel features are there, and what the verifier says of the program.
+        ///
+        /// This needs root and changes nothing.
         #[arg(long, conflicts_with_all = ["config", "interfaces", "observe", "enforce"])]
         kernel: bool,
     },
-    /// Adds, lists and removes the keys of devices.
+    /// Add, list, show, remove and rotate the keys of devices.
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Shows every guarded and every listening port: open or closed at the guard, with
-    /// or without an application. Rules of other firewall tables are not considered.
+    /// Show which guarded and listening ports are open or closed, and why.
+    ///
+    /// Rules in other tables of the firewall are not considered.
     Ports {
-        /// As this source finds them, instead of a stranger.
+        /// Show the ports as this source finds them, instead of a stranger.
         #[arg(long, value_name = "ADDRESS")]
         from: Option<IpAddr>,
-        /// Prints JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: FormatArgs,
     },
-    /// Shows how the running agent is.
+    /// Show the status of the running agent.
     Status {
-        /// Prints JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: FormatArgs,
     },
-    /// Lists the doors of the running agent.
+    /// List the doors of the running agent.
     Doors {
-        /// Prints JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: FormatArgs,
     },
-    /// Lists the grants that are running, with or without an agent.
+    /// List running grants. Works without an agent, too.
     Grants {
-        /// Prints JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: FormatArgs,
     },
-    /// Opens a door for an address as if it had knocked; with or without a running agent.
+    /// Open a door for an address as if it had knocked. Works without an agent, too.
     Open {
         /// Name of the door.
         door: String,
-        /// For whom.
+        /// Source that gets the grant.
         address: IpAddr,
-        /// For how long, up to 30 days; the door's `open_for` by default.
+        /// Set how long the grant runs, up to 30 days. The default is the door's `open_for`.
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Option<Duration>,
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Ends grants at once; with or without a running agent.
+    /// End grants at once. Works without an agent, too.
     Revoke {
-        /// Those of this address.
+        /// Source whose grants end.
         #[arg(required_unless_present_any = ["door", "all"])]
         address: Option<IpAddr>,
-        /// Those of this door.
+        /// End grants of this door only.
         #[arg(long)]
         door: Option<String>,
-        /// All of them.
+        /// End all grants.
         #[arg(long, conflicts_with_all = ["address", "door"])]
         all: bool,
     },
-    /// Reads the config again. If it is wrong, the old one stays in force. SIGHUP does the
-    /// same, but not asked by anybody: it does not look whether somebody is locked out.
+    /// Read the config again. A wrong config changes nothing.
+    ///
+    /// SIGHUP also reloads, but skips the lock-out check, because a signal does not identify its
+    /// sender.
     Reload {
-        /// Enforces even if that locks out the SSH session from which this is run.
+        /// Enforce even if that locks out the SSH session that this is run from.
         #[arg(long)]
         force: bool,
     },
-    /// Enforces for a while, and then observes again unless `xknockd confirm` is run: even if
-    /// the agent dies, and you with your connection.
+    /// Enforce for a while, then observe again unless the trial is confirmed.
+    ///
+    /// The kernel ends the trial by itself, also if the agent dies or your connection breaks.
+    /// `xknockd confirm` makes it permanent.
     Try {
-        /// For how long, a day at most.
+        /// Length of the trial, a day at most.
         #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Duration,
     },
-    /// Goes on enforcing what `xknockd try` began.
+    /// Make the trial started by `xknockd try` permanent.
     Confirm {
-        /// Even if that locks out the SSH session from which this is run.
+        /// Confirm even if that locks out the SSH session that this is run from.
         #[arg(long)]
         force: bool,
     },
-    /// Ends the agent and removes every trace from the host: program, pins, table, grants. All
-    /// ports are as before. Works without a running agent too.
+    /// End the agent and remove program, pins, table and grants. Works without an agent, too.
+    ///
+    /// All ports are as before.
     Off,
 }
 
 #[derive(Args)]
+struct FormatArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct ConfigArgs {
-    /// The config; /etc/xknock/xknockd.toml if that is there.
+    /// Use this config. The default is /etc/xknock/xknockd.toml, if that exists.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -158,32 +171,36 @@ struct ConfigArgs {
 struct PolicyArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Watches this interface, in place of those in the config. May be repeated; `eth*` stands
-    /// for all that begin with `eth`.
+    /// Watch this interface instead of those in the config. May be repeated.
+    ///
+    /// `eth*` stands for all interfaces whose names begin with `eth`.
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
-    /// Drops nothing, only counts what would have been dropped.
+    /// Drop nothing, and count the packets that would have been dropped.
     #[arg(long, conflicts_with = "enforce")]
     observe: bool,
-    /// Drops packets to guarded services that have no grant.
+    /// Drop packets to guarded services that have no grant.
     #[arg(long)]
     enforce: bool,
 }
 
 fn main() -> ExitCode {
-    let Cli { instance, command } = Cli::parse();
+    knock_output::run("xknockd", |cli| dispatch(cli).map(|()| ExitCode::SUCCESS))
+}
+
+fn dispatch(Cli { instance, command }: Cli) -> Result<()> {
     let places = Places::of(&instance);
-    let result = match command {
+    match command {
         Command::Run { policy, trace_kernel, clean, force } => {
             run::run(policy, places, run::Flags { trace_kernel, clean, force })
         }
         Command::Check { kernel: true, .. } => kernel::check(),
         Command::Check { policy, .. } => check::check(&policy),
         Command::Key(command) => key::key(&places, command),
-        Command::Ports { from, json } => ports::ports(from, json),
-        Command::Status { json } => verbs::status(&places, json),
-        Command::Doors { json } => verbs::doors(&places, json),
-        Command::Grants { json } => verbs::grants(&places, json),
+        Command::Ports { from, format } => ports::ports(from, format.json),
+        Command::Status { format } => verbs::status(&places, format.json),
+        Command::Doors { format } => verbs::doors(&places, format.json),
+        Command::Grants { format } => verbs::grants(&places, format.json),
         Command::Open { door, address, lasts, config } => {
             verbs::open(&places, &config, door, address, lasts)
         }
@@ -192,12 +209,5 @@ fn main() -> ExitCode {
         Command::Try { lasts } => verbs::try_enforcing(&places, lasts),
         Command::Confirm { force } => verbs::confirm(&places, force),
         Command::Off => verbs::off(&places),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xknockd: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }

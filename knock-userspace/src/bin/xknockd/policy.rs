@@ -1,5 +1,4 @@
-//! Which policy a command works with: a config, or the built-in one, and what the
-//! command line says on top.
+//! The policy of a command: from a config or built in, amended by the command line.
 
 use std::path::{Path, PathBuf};
 
@@ -13,13 +12,13 @@ use crate::{ConfigArgs, PolicyArgs};
 
 pub(crate) const DEFAULT: &str = "/etc/xknock/xknockd.toml";
 
-/// The config that a command works with, if there is one.
+/// Returns the path of the config, if there is one.
 pub(crate) fn path(args: &ConfigArgs) -> Option<PathBuf> {
     let default = Path::new(DEFAULT);
     args.config.clone().or_else(|| default.exists().then(|| default.to_owned()))
 }
 
-/// The policy, and whether it came from a config.
+/// Returns the policy, and whether it came from a config.
 pub(crate) fn load(args: &PolicyArgs) -> Result<(Policy, bool)> {
     let path = path(&args.config);
     let mut policy = match &path {
@@ -30,12 +29,12 @@ pub(crate) fn load(args: &PolicyArgs) -> Result<(Policy, bool)> {
     Ok((policy, path.is_some()))
 }
 
-/// The policy in the config at `path`.
+/// Reads the policy in the config at `path`.
 pub(crate) fn read(path: &Path) -> Result<Policy> {
     config::load(path).map_err(|error| anyhow!("{:?}", miette::Report::new(error)))
 }
 
-/// What the command line says on top.
+/// Amends the policy by the options of the command line.
 pub(crate) fn amend(policy: &mut Policy, args: &PolicyArgs) {
     if !args.interfaces.is_empty() {
         policy.interfaces.clone_from(&args.interfaces);
@@ -48,7 +47,7 @@ pub(crate) fn amend(policy: &mut Policy, args: &PolicyArgs) {
     }
 }
 
-/// One door on SSH, whose sequence nobody knows yet. It observes.
+/// Returns a policy that observes, with one door on SSH and a random sequence.
 pub(crate) fn built_in() -> Policy {
     const STEPS: usize = 4;
     let door = Door::new(

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use knock_firewall::Firewall;
+use knock_output::out;
 use knock_policy::Service;
 use knock_userspace::{ports, sockets};
 
@@ -19,9 +20,9 @@ pub(crate) fn ports(from: Option<IpAddr>, json: bool) -> Result<()> {
         .collect();
     let ports = ports::ports(status.as_ref(), &listening, from);
     if json {
-        println!("{}", serde_json::to_string_pretty(&ports)?);
+        out!("{}", serde_json::to_string_pretty(&ports)?)?;
     } else {
-        print!("{}", ports::table(&ports, from));
+        knock_output::write(format_args!("{}", ports::table(&ports, from)))?;
     }
     Ok(())
 }

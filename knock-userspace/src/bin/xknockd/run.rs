@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use knock_firewall::Firewall;
+use knock_output::out;
 use knock_policy::{Door, Grant, Mode, Policy, lockout};
 use knock_userspace::agent::{self, Options, Signal};
 use knock_userspace::interfaces::Interfaces;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::PolicyArgs;
 use crate::policy::{self, load};
 
-/// What the command line says besides the policy.
+/// Options besides those of the policy.
 #[derive(Clone, Copy)]
 pub(crate) struct Flags {
     pub(crate) trace_kernel: bool,
@@ -33,7 +34,8 @@ pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> 
         let help = if configured { None } else { Some(how_to_knock(&policy).await) };
         let on_ready = || {
             if let Some(help) = help {
-                println!("{help}");
+                // An agent goes on without a reader.
+                let _ = out!("{help}");
             }
         };
         let path = policy::path(&args.config);
@@ -43,7 +45,7 @@ pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> 
             trace_kernel: flags.trace_kernel,
             clean: flags.clean,
             observe: args.observe,
-            // Where it is, and where it really is if it is a link.
+            // Its path, and the path that it links to.
             config: path
                 .iter()
                 .flat_map(|path| [std::path::absolute(path), path.canonicalize()])
@@ -61,7 +63,7 @@ pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> 
     })
 }
 
-/// Who enforces from within an SSH session must be able to come back.
+/// Fails if enforcing would lock out the SSH session that this is run from.
 fn refuse_lockout(policy: &Policy, force: bool) -> Result<()> {
     if policy.mode == Mode::Observe || force {
         return Ok(());
@@ -73,7 +75,7 @@ fn refuse_lockout(policy: &Policy, force: bool) -> Result<()> {
     Ok(lockout::check(policy, caller::session().as_ref(), granted)?)
 }
 
-/// What the operating system tells the agent to do.
+/// Turns the signals of this process into those of the agent.
 fn signals() -> Result<mpsc::Receiver<Signal>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -94,7 +96,7 @@ fn signals() -> Result<mpsc::Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// The commands that open the built-in door.
+/// Describes how to open the built-in door.
 async fn how_to_knock(policy: &Policy) -> String {
     let found = match Interfaces::open() {
         Ok(interfaces) => interfaces.list().await.unwrap_or_default(),

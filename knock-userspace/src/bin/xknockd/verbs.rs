@@ -1,4 +1,4 @@
-//! What is asked of a running agent, or done in its place where none runs.
+//! Verbs that ask the running agent. Those that work without one fall back to [`direct`].
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{Table, presets};
 use knock_control::{Caller, Client, Done, Door, Grant, Open, Revoke, Status, Try};
+use knock_output::out;
 use knock_userspace::caller;
 use knock_userspace::lock::Lock;
 use knock_userspace::places::Places;
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{ConfigArgs, direct};
 
-/// How long the agent may take to go, once it said that it would.
+/// How long the agent may take to end, once it has agreed to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
@@ -22,7 +23,7 @@ pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
     if json {
         return print_json(&status);
     }
-    let mut mode = status.mode.clone();
+    let mut mode = status.mode.to_string();
     if let Some(seconds) = status.trial_seconds {
         mode += &format!(", on trial for {} more", whole_seconds(seconds));
     } else if status.confirmed {
@@ -36,7 +37,7 @@ pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
     for (what, value) in [
         ("process", format!("{}, version {}", status.process, status.version)),
         ("mode", mode),
-        ("connections", status.connections.clone()),
+        ("connections", status.connections.to_string()),
         ("interfaces", watched.join(", ")),
         ("doors", status.doors.to_string()),
         ("grants", status.grants.to_string()),
@@ -51,7 +52,7 @@ pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
     for (name, count) in &status.packets {
         table.add_row([format!("  {name}"), count.to_string()]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     Ok(())
 }
 
@@ -63,9 +64,10 @@ pub(crate) fn doors(places: &Places, json: bool) -> Result<()> {
     let mut table = plain_table();
     table.set_header(["DOOR", "OPENS", "OPEN FOR", "GRANTS"]);
     for door in doors {
-        table.add_row([door.name, door.opens.join(", "), door.open_for, door.grants.to_string()]);
+        let open_for = humantime::format_duration(door.open_for).to_string();
+        table.add_row([door.name, door.opens.join(", "), open_for, door.grants.to_string()]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     Ok(())
 }
 
@@ -84,26 +86,25 @@ pub(crate) fn open(
     address: IpAddr,
     lasts: Option<Duration>,
 ) -> Result<()> {
-    let lasts_text = lasts.map(|lasts| humantime::format_duration(lasts).to_string());
-    let body = Open { door: door.clone(), address, lasts: lasts_text };
+    let body = Open { door, address, lasts };
     let grants = match ask(places, async |client| client.post("open", &body).await)? {
         Some(grants) => grants,
-        None => direct::open(places, config, &door, address, lasts)?,
+        None => direct::open(places, config, &body)?,
     };
     print_grants(&grants)
 }
 
 pub(crate) fn revoke(places: &Places, address: Option<IpAddr>, door: Option<String>) -> Result<()> {
-    let body = Revoke { address, door: door.clone() };
+    let body = Revoke { address, door };
     let grants: Vec<Grant> = match ask(places, async |client| client.post("revoke", &body).await)? {
         Some(grants) => grants,
-        None => direct::revoke(places, address, door.as_deref())?,
+        None => direct::revoke(places, &body)?,
     };
     if grants.is_empty() {
-        println!("There was no such grant.");
+        out!("There was no such grant.")?;
         return Ok(());
     }
-    println!("Ended:");
+    out!("Ended:")?;
     print_grants(&grants)
 }
 
@@ -112,7 +113,7 @@ pub(crate) fn reload(places: &Places, force: bool) -> Result<()> {
 }
 
 pub(crate) fn try_enforcing(places: &Places, lasts: Duration) -> Result<()> {
-    tell(places, "try", &Try { lasts: humantime::format_duration(lasts).to_string() })
+    tell(places, "try", &Try { lasts })
 }
 
 pub(crate) fn confirm(places: &Places, force: bool) -> Result<()> {
@@ -122,7 +123,7 @@ pub(crate) fn confirm(places: &Places, force: bool) -> Result<()> {
 pub(crate) fn off(places: &Places) -> Result<()> {
     let asked = ask(places, async |client| client.post::<Done>("off", &()).await)?;
     if asked.is_some() {
-        // It has gone when the lock is free.
+        // It has ended when the lock is free.
         let deadline = Instant::now() + FAREWELL;
         while places.lock().exists() {
             match Lock::take(places) {
@@ -132,9 +133,9 @@ pub(crate) fn off(places: &Places) -> Result<()> {
             }
         }
     }
-    // What an agent that was killed has left, too.
+    // An agent that was killed has left these, too.
     direct::off(places)?;
-    println!("xknock is off: no program, no pins, no table; all ports are as before.");
+    out!("xknock is off: no program, no pins, no table; all ports are as before.")?;
     Ok(())
 }
 
@@ -145,7 +146,7 @@ fn caller(force: bool) -> Caller {
 fn tell(places: &Places, what: &str, body: &impl Serialize) -> Result<()> {
     let done = ask(places, async |client| client.post::<Done>(what, body).await)?;
     let done = done.with_context(|| no_agent(places))?;
-    println!("{}", done.message);
+    out!("{}", done.message)?;
     Ok(())
 }
 
@@ -157,7 +158,7 @@ fn no_agent(places: &Places) -> String {
     format!("no agent is running (nothing listens at {})", places.socket().display())
 }
 
-/// Does `work` with a connection to the agent; none if no agent runs.
+/// Does `work` with a connection to the agent. Returns `None` if no agent runs.
 fn ask<T, E: std::error::Error + Send + Sync + 'static>(
     places: &Places,
     work: impl AsyncFnOnce(Client) -> Result<T, E>,
@@ -172,7 +173,7 @@ fn ask<T, E: std::error::Error + Send + Sync + 'static>(
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    out!("{}", serde_json::to_string_pretty(value)?)?;
     Ok(())
 }
 
@@ -187,7 +188,7 @@ fn print_grants(grants: &[Grant]) -> Result<()> {
             whole_seconds(grant.seconds),
         ]);
     }
-    println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt())?;
     Ok(())
 }
 
@@ -204,7 +205,7 @@ fn whole_seconds(seconds: f64) -> String {
     }
 }
 
-/// For what cannot be done while an agent runs that does not answer.
+/// Takes the agent's lock, for changes that must not be made while an agent runs.
 pub(crate) fn take_lock(places: &Places) -> Result<Lock> {
     match Lock::take(places) {
         Ok(lock) => Ok(lock),

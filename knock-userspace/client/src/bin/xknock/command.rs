@@ -3,15 +3,15 @@
 use std::io;
 use std::process::{self, ExitStatus};
 
-/// Runs a command to its end. A signal that would end this process is handed on to it if
-/// `pass_on` says so, because this process still has to close the door.
+/// Runs a command to its end. With `pass_on`, a signal that would end this process is handed on to
+/// the command, because this process still has to close the door.
 pub(crate) fn run(program: &str, arguments: &[String], pass_on: bool) -> io::Result<ExitStatus> {
     let mut command = process::Command::new(program);
     command.args(arguments);
     wait(&mut command, pass_on)
 }
 
-/// What a shell would make of how a command ended.
+/// Returns the exit status that a shell would show for a command that has ended.
 pub(crate) fn code(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
@@ -20,7 +20,7 @@ pub(crate) fn code(status: ExitStatus) -> u8 {
     status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// What a shell would make of a command that it could not run.
+/// Returns the exit status that a shell would show for a command that cannot be run.
 pub(crate) fn code_of(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
 }
@@ -56,14 +56,14 @@ fn wait(command: &mut process::Command, pass_on: bool) -> io::Result<ExitStatus>
     }
     let mut child = command.spawn()?;
     loop {
-        // Until this says that it ended, its number belongs to nobody else.
+        // Until this returns a status, no other process can have its number.
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
         let id = i32::try_from(child.id()).map_err(io::Error::other)?;
         for (_, signal, noticed) in &caught {
             if noticed.swap(false, Ordering::SeqCst) {
-                // That of another user, as with sudo, is waited for.
+                // It fails for a process of another user, as with sudo. That one is waited for.
                 let _ = kill(Pid::from_raw(id), *signal);
             }
         }

@@ -6,21 +6,26 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use knock_client::{Hosts, Import};
 use knock_keys::{KeyLine, KeyMethod};
+use knock_output::{note, out};
 use zeroize::Zeroizing;
 
 #[derive(Args)]
 pub(crate) struct ImportArgs {
-    /// The line, in single quotes. Without it, it is read from standard input, where no
-    /// other user of this machine can see it.
+    /// The line that `xknockd key add` printed, in single quotes.
+    ///
+    /// Without it, the line is read from standard input, where other users of this machine cannot
+    /// see it.
     line: Option<String>,
-    /// What to call the host; its name or address if not given.
+    /// Set the name of the host here. The default is its name or address.
     #[arg(long = "as", value_name = "NAME")]
     alias: Option<String>,
-    /// Where the host is: its name or address, without a user. Needed if the key does not say
-    /// so and is not a newer one of a host that is known.
+    /// Set the name or address of the host, without a user.
+    ///
+    /// This is needed if the line does not say where the host is, and is not a newer line for a
+    /// host that is known.
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
-    /// Replaces another key for this host, or its address.
+    /// Replace another key for this host, or its address.
     #[arg(long)]
     replace: bool,
 }
@@ -38,14 +43,14 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
         replace: args.replace,
     };
     let alias = hosts.add(&line, import)?;
-    println!("Imported the key `{}` for {alias}. To knock:", line.name);
+    out!("Imported the key `{}` for {alias}. To knock:", line.name)?;
     for door in &line.doors {
         let method = match door.method {
             KeyMethod::Sealed { .. } => "a sealed knock",
             KeyMethod::Rolling(_) => "a rolling sequence",
         };
         let opens: Vec<_> = door.opens.iter().map(ToString::to_string).collect();
-        println!("  xknock {alias} --door {}   # {method}, opens {}", door.name, opens.join(", "));
+        out!("  xknock {alias} --door {}   # {method}, opens {}", door.name, opens.join(", "))?;
     }
     Ok(())
 }
@@ -53,7 +58,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
 fn from_stdin() -> Result<Zeroizing<String>> {
     let mut stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!("Paste the line that begins with xknock:// and press Enter:");
+        note!("Paste the line that begins with xknock:// and press Enter:");
         let mut line = Zeroizing::new(String::with_capacity(KeyLine::LONGEST));
         stdin.read_line(&mut line).context("cannot read standard input")?;
         return Ok(line);

@@ -1,5 +1,6 @@
 //! The client's command line.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod command;
 mod import;
@@ -15,10 +16,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use knock_client::{Family, Hosts, Knock, Target, parse_steps, wait_open};
 use knock_common::sequence::{Protocol, Step};
 use knock_keys::no_core_dumps;
+use knock_output::note;
 
-/// Knocks on a host, so that it opens a port for this one.
+/// Knock on a host, so that it opens a port for this machine.
 ///
-/// Without steps, it knocks with the key that was imported for the host.
+/// Without steps, knock with the key that was imported for the host.
 #[derive(Parser)]
 #[command(name = "xknock", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -31,73 +33,84 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Takes over a key that `xknockd key add` has printed.
+    /// Import a key that `xknockd key add` has printed.
     Import(import::ImportArgs),
-    /// Knocks, connects, and joins the connection with standard input and output.
+    /// Knock, connect, and join the connection with standard input and output.
     ///
     /// Made for OpenSSH. In ~/.ssh/config: `ProxyCommand xknock proxy %h %p`
     Proxy(proxy::ProxyArgs),
 }
 
-/// What makes sense with a key only.
-const WITH_KEY: [&str; 6] = ["door", "then", "keep", "close", "lasts", "address"];
-
 #[derive(Args)]
 struct KnockArgs {
-    /// Name or address of the host, or what it was called when its key was imported.
+    /// Name or address of the host, or the name that it was imported as.
     #[arg(required = true)]
     host: Option<String>,
-    /// The door, if the key opens several.
-    #[arg(long, conflicts_with_all = ["steps", "classic"])]
-    door: Option<String>,
-    /// Runs a command once the door is open; all that follows belongs to it.
-    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
-    #[arg(conflicts_with_all = ["steps", "classic"])]
-    then: Vec<String>,
-    /// Keeps the door open while the command runs, by knocking again in time.
-    #[arg(long, requires = "then", conflicts_with_all = ["steps", "classic"])]
-    keep: bool,
-    /// Closes the door after the command, also when that is ended by a signal; without a
-    /// command, closes it now.
-    #[arg(long, conflicts_with_all = ["steps", "classic"])]
-    close: bool,
-    /// Opens for this long, if that is shorter than what the door allows.
-    #[arg(long = "for", value_name = "TIME", value_parser = some_time)]
-    #[arg(conflicts_with_all = ["steps", "classic"])]
-    lasts: Option<Duration>,
-    /// Opens for this address instead of this machine.
-    #[arg(long, conflicts_with_all = ["steps", "classic"])]
-    address: Option<IpAddr>,
-    /// The steps in order, as in tcp/7000,udp/8000,tcp/9000.
-    #[arg(long, value_name = "STEPS", value_parser = parse_steps, group = "sequence")]
-    steps: Option<Steps>,
-    /// The steps as the classic client takes them: 7000:tcp 8000:udp 9000.
-    #[arg(value_name = "PORT[:PROTOCOL]", value_parser = parse_steps, group = "sequence")]
-    classic: Vec<Steps>,
-    /// Time between two steps, so that they arrive in order.
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
-    #[arg(requires = "sequence", conflicts_with_all = WITH_KEY)]
-    gap: Duration,
-    /// Waits until this TCP port answers, as in tcp/22. With a key, it waits by itself.
-    #[arg(long, value_name = "SERVICE", value_parser = tcp_service)]
-    #[arg(requires = "sequence", conflicts_with_all = WITH_KEY)]
-    wait: Option<Step>,
-    /// Gives up waiting after this time. [default: 10s; 45s for rolling sequences]
+    #[command(flatten)]
+    keyed: KeyedArgs,
+    #[command(flatten)]
+    sequence: SequenceArgs,
+    /// Give up waiting after this time. [default: 10s; 45s for rolling sequences]
     #[arg(long, value_name = "TIME", value_parser = some_time)]
     timeout: Option<Duration>,
     #[command(flatten)]
     family: FamilyArgs,
-    /// Says what is sent.
+    /// Print what is sent.
     #[arg(short, long)]
     verbose: bool,
 }
 
+/// Options of knocks with a key.
+#[derive(Args)]
+#[group(id = "keyed", multiple = true, conflicts_with = "sequence")]
+struct KeyedArgs {
+    /// Choose the door, if the key opens several.
+    #[arg(long)]
+    door: Option<String>,
+    /// Run a command once the door is open. All words that follow belong to it.
+    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
+    then: Vec<String>,
+    /// Keep the door open while the command runs, by knocking again in time.
+    #[arg(long, requires = "then")]
+    keep: bool,
+    /// Close the door after the command, however that ends.
+    ///
+    /// Without a command, close the door now.
+    #[arg(long)]
+    close: bool,
+    /// Open for this long, if that is shorter than the door allows.
+    #[arg(long = "for", value_name = "TIME", value_parser = some_time)]
+    lasts: Option<Duration>,
+    /// Open for this address instead of this machine.
+    #[arg(long)]
+    address: Option<IpAddr>,
+}
+
+/// Options of knocks with the steps of a sequence.
+#[derive(Args)]
+struct SequenceArgs {
+    /// Send these steps in order, as in tcp/7000,udp/8000,tcp/9000.
+    #[arg(long, value_name = "STEPS", value_parser = parse_steps, group = "sequence")]
+    steps: Option<Steps>,
+    /// Steps as the classic client takes them: 7000:tcp 8000:udp 9000.
+    #[arg(value_name = "PORT[:PROTOCOL]", value_parser = parse_steps, group = "sequence")]
+    classic: Vec<Steps>,
+    /// Wait this long between two steps, so that they arrive in order.
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = humantime::parse_duration)]
+    #[arg(requires = "sequence", conflicts_with = "keyed")]
+    gap: Duration,
+    /// Wait until this TCP port answers, as in tcp/22. Knocks with a key always wait.
+    #[arg(long, value_name = "SERVICE", value_parser = tcp_service)]
+    #[arg(requires = "sequence", conflicts_with = "keyed")]
+    wait: Option<Step>,
+}
+
 #[derive(Args)]
 struct FamilyArgs {
-    /// Uses IPv4 only.
+    /// Use IPv4 only.
     #[arg(short = '4', conflicts_with = "v6")]
     v4: bool,
-    /// Uses IPv6 only.
+    /// Use IPv6 only.
     #[arg(short = '6')]
     v6: bool,
 }
@@ -122,7 +135,7 @@ fn tcp_service(text: &str) -> Result<Step, String> {
     }
 }
 
-/// A time that is not over before it began.
+/// Parses a time that is longer than zero.
 fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text).map_err(|error| error.to_string())? {
         Duration::ZERO => Err("that is no time at all: give 1s or more".to_owned()),
@@ -130,29 +143,25 @@ fn some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long a port may take to answer, unless the user says otherwise.
+/// Patience with a port, unless the user says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    knock_output::run("xknock", dispatch)
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
     no_core_dumps();
-    let result = match cli.command {
+    match cli.command {
         Some(Command::Import(args)) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Some(Command::Proxy(args)) => proxy::proxy(&args).map(|()| ExitCode::SUCCESS),
         None => knock(cli.knock),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("xknock: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 
 fn knock(args: KnockArgs) -> Result<ExitCode> {
     let name = args.host.as_deref().unwrap_or_default();
-    if args.steps.is_some() || !args.classic.is_empty() {
+    if args.sequence.steps.is_some() || !args.sequence.classic.is_empty() {
         send_steps(args).map(|()| ExitCode::SUCCESS)
     } else {
         let hosts = Hosts::of_user()?;
@@ -168,7 +177,7 @@ fn knock(args: KnockArgs) -> Result<ExitCode> {
     }
 }
 
-/// For which hosts there are keys, to be added to a complaint.
+/// Returns the hosts that there are keys for, as the end of an error message.
 fn known(hosts: &Hosts) -> String {
     let names: Vec<_> = hosts.names().collect();
     if names.is_empty() {
@@ -179,20 +188,21 @@ fn known(hosts: &Hosts) -> String {
 }
 
 fn send_steps(args: KnockArgs) -> Result<()> {
-    let steps = args.steps.unwrap_or_else(|| args.classic.into_iter().flatten().collect());
+    let SequenceArgs { steps, classic, gap, wait } = args.sequence;
+    let steps = steps.unwrap_or_else(|| classic.into_iter().flatten().collect());
     let target = Target::resolve(&args.host.unwrap_or_default(), args.family.family())?;
     let started = Instant::now();
     let since = || started.elapsed().as_secs_f64() * 1000.0;
-    Knock { target, steps, gap: args.gap }.send(|step| {
+    Knock { target, steps, gap }.send(|step| {
         if args.verbose {
-            eprintln!("{:8.1} ms  {step} to {target}", since());
+            note!("{:8.1} ms  {step} to {target}", since());
         }
     })?;
-    let Some(service) = args.wait else { return Ok(()) };
+    let Some(service) = wait else { return Ok(()) };
     let timeout = args.timeout.unwrap_or(PATIENCE);
     match wait_open(target.with_port(service.port), timeout) {
         Some(took) => {
-            eprintln!("{service} on {target} answers after {:.1} ms", took.as_secs_f64() * 1000.0);
+            note!("{service} on {target} answers after {:.1} ms", took.as_secs_f64() * 1000.0);
             Ok(())
         }
         None => bail!(

@@ -3,23 +3,24 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use knock_client::{Hosts, Knocker, Target, Wishes, pipe};
+use knock_client::{Hosts, Knocker, PipeError, Target, Wishes, pipe};
+use knock_output::OutputError;
 
 use crate::with_key::{explain, patience, renew};
 use crate::{FamilyArgs, known, some_time};
 
 #[derive(Args)]
 pub(crate) struct ProxyArgs {
-    /// The host, as OpenSSH's %h.
+    /// Host, as in OpenSSH's %h.
     host: String,
-    /// The port, as OpenSSH's %p.
+    /// Port, as in OpenSSH's %p.
     port: u16,
-    /// Keeps the door open while the connection lasts, for doors that cut connections.
+    /// Keep the door open while the connection lasts, for doors that cut connections.
     #[arg(long)]
     keep: bool,
-    /// Gives up after this time. [default: 10s; 45s for rolling sequences]
+    /// Give up after this time. [default: 10s; 45s for rolling sequences]
     #[arg(long, value_name = "TIME", value_parser = some_time)]
     timeout: Option<Duration>,
     #[command(flatten)]
@@ -48,7 +49,7 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
     let opened = knocker.open(args.port, timeout, |_| {});
     let (stream, _) = opened.map_err(|error| explain(error, &service, target, timeout))?;
     let knocker = &mut knocker;
-    std::thread::scope(|scope| {
+    let joined = std::thread::scope(|scope| {
         let (done, ended) = channel();
         if args.keep {
             scope.spawn(move || renew(knocker, &ended));
@@ -56,6 +57,9 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Result<()> {
         let result = pipe(&stream);
         drop(done);
         result
+    });
+    joined.map_err(|error| match error {
+        PipeError::Output(error) => OutputError::from(error).into(),
+        PipeError::Connection(_) => anyhow!(error).context(format!("{service} on {target}")),
     })
-    .with_context(|| format!("{service} on {target}"))
 }

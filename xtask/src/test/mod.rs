@@ -2,41 +2,40 @@
 
 mod report;
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use knock_output::{OutputError, out};
 
-use crate::{
-    command::{as_root, cargo, host, print, run, target_directory},
-    fuzz, kernel,
-    setup::{self, Group},
-};
+use crate::check;
+use crate::command::{as_root, cargo, host, print, run, target_directory};
+use crate::fuzz;
+use crate::kernel;
+use crate::setup::{self, Group};
 pub(crate) use report::Totals;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
-    /// Run only the tests whose names contain one of these, and no other check.
+    /// Run only the tests whose names contain one of these words, and no other check.
     filter: Vec<String>,
-    /// Runs those tests that meet a kernel on this one, in qemu: 6.1, 6.12, 7.2, or 5.10,
-    /// which must be refused; or on all of them.
+    /// Run the tests that depend on the kernel on this one, in qemu: 6.1, 6.12, 7.2, or 5.10, which
+    /// must be refused. `all` runs them on each.
     #[arg(long, value_name = "VERSION|all")]
     kernel: Option<String>,
-    /// There, runs only a part of the longest test program, as `ci` does.
+    /// Run only a part of the longest test program there, as `ci` does.
     #[arg(long, requires = "kernel", conflicts_with = "filter")]
     essential: bool,
 }
 
 /// Everything on the host: the XDP program has a target of its own.
-const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
+pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 
-/// With the test that only guests run.
-const ALL_TARGETS: [&str; 3] = ["--all-targets", "--test", "suspend"];
+/// All targets, and the test that only guests run.
+pub(crate) const ALL_TARGETS: [&str; 3] = ["--all-targets", "--test", "suspend"];
 
-/// How long `xknockd` is killed, flooded and meddled with.
+/// Length of the soak.
 const SOAK_MINUTES: &str = "2";
 
 pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
@@ -48,7 +47,7 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
             false => kernel::Selection::Named(filter),
         };
         let outcome = kernel::test(name, selection, &mut totals);
-        println!("{totals}");
+        out!("{totals}")?;
         return outcome.and_then(|()| totals.something_ran(filter));
     }
     setup::ensure(Group::Test, true)?;
@@ -58,13 +57,13 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         stages.tests(filter, &mut totals)
     };
-    stages.print();
+    stages.print()?;
     // Nothing may follow this line, except an error.
-    println!("{totals}");
+    out!("{totals}")?;
     outcome.and_then(|()| totals.something_ran(filter))
 }
 
-/// All of it on the host, then on an old kernel.
+/// Runs everything on the host, then the essential tests on an old kernel.
 pub(crate) fn ci() -> anyhow::Result<()> {
     setup::ensure(Group::Kernel, true)?;
     let (mut stages, mut totals) = (Stages::default(), Totals::default());
@@ -72,14 +71,31 @@ pub(crate) fn ci() -> anyhow::Result<()> {
         let essential = kernel::Selection::Essential;
         stages.stage("kernel 6.1", || kernel::test(kernel::OF_CI, essential, &mut totals))
     });
-    stages.print();
-    println!("{totals}");
+    stages.print()?;
+    out!("{totals}")?;
     outcome
 }
 
-/// The stages that ran, in order, with how each ended and how long it took.
+/// The stages that ran, in order, and what else there is to say of them.
 #[derive(Default)]
-struct Stages(Vec<(&'static str, bool, Duration)>);
+struct Stages {
+    stages: Vec<Stage>,
+    notes: Vec<String>,
+}
+
+struct Stage {
+    name: &'static str,
+    result: Outcome,
+    took: Duration,
+}
+
+/// How a stage ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
 
 impl Stages {
     fn stage(
@@ -87,10 +103,11 @@ impl Stages {
         name: &'static str,
         work: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        println!("\n== {name}");
+        out!("\n== {name}")?;
         let start = Instant::now();
         let result = work();
-        self.0.push((name, result.is_ok(), start.elapsed()));
+        let outcome = if result.is_ok() { Outcome::Passed } else { Outcome::Failed };
+        self.stages.push(Stage { name, result: outcome, took: start.elapsed() });
         result.with_context(|| format!("stage \"{name}\" failed"))
     }
 
@@ -116,14 +133,32 @@ impl Stages {
         let mut doc = cargo(["doc", "--no-deps"]);
         self.command("rustdoc", doc.args(HOST).env("RUSTDOCFLAGS", "--deny warnings"))?;
         // Not advisories: their database is downloaded, so a test run would depend on the day
-        // and on the network. `cargo deny check advisories` looks at them.
-        let deny = ["deny", "check", "licenses", "bans", "sources"];
+        // and on the network. RELEASE.md asks for `cargo deny check advisories`.
+        // Two versions of one crate are only a warning (deny.toml), and four hundred lines.
+        let deny = ["deny", "--log-level", "error", "check", "licenses", "bans", "sources"];
         self.command("cargo-deny", &mut cargo(deny))?;
-        // Cargo tells every program that it runs, this one too, which package it belongs
-        // to; by that cargo-machete would take itself for being developed.
+        // Cargo sets this variable for every program that it runs, this one too. With it,
+        // cargo-machete behaves as if it were itself under development.
         let mut machete = cargo(["machete"]);
         self.command("unused dependencies", machete.env_remove("CARGO_PKG_NAME"))?;
-        self.command("client alone", &mut cargo(["check", "--package", "knock-client"]))
+        self.stage("each crate alone", check::features::check)?;
+        self.minimum()
+    }
+
+    /// Checks with the oldest Rust that is declared, or notes that it is not here.
+    fn minimum(&mut self) -> anyhow::Result<()> {
+        const NAME: &str = "minimum Rust";
+        let mut missing = None;
+        self.stage(NAME, || {
+            missing = check::minimum::check()?;
+            missing.iter().try_for_each(|why| out!("{why}"))?;
+            Ok(())
+        })?;
+        if let (Some(why), Some(stage)) = (missing, self.stages.last_mut()) {
+            stage.result = Outcome::Skipped;
+            self.notes.push(format!("{NAME}: {why}"));
+        }
+        Ok(())
     }
 
     fn tests(&mut self, filter: &[String], totals: &mut Totals) -> anyhow::Result<()> {
@@ -137,12 +172,20 @@ impl Stages {
         self.stage("tests", || run_tests(&mut tests, totals))
     }
 
-    fn print(&self) {
-        println!("\n{:<22} {:<7} {:>8}", "stage", "result", "seconds");
-        for (name, passed, took) in &self.0 {
-            let result = if *passed { "ok" } else { "FAILED" };
-            println!("{name:<22} {result:<7} {:>8.1}", took.as_secs_f64());
+    fn print(&self) -> Result<(), OutputError> {
+        out!("\n{:<22} {:<7} {:>8}", "stage", "result", "seconds")?;
+        for Stage { name, result, took } in &self.stages {
+            let result = match result {
+                Outcome::Passed => "ok",
+                Outcome::Failed => "FAILED",
+                Outcome::Skipped => "skipped",
+            };
+            out!("{name:<22} {result:<7} {:>8.1}", took.as_secs_f64())?;
         }
+        for note in &self.notes {
+            out!("{note}")?;
+        }
+        Ok(())
     }
 }
 
@@ -155,7 +198,7 @@ fn clippy_for_bpf() -> anyhow::Result<()> {
     if toolchain.compiler.core == xknock_toolchain::Core::FromSource {
         command.args(["-Z", "build-std=core"]);
     }
-    // Another compiler's files; kept apart so that neither makes the other start over.
+    // Files of another compiler are kept apart, so that neither makes the other start over.
     command.arg("--target-dir").arg(target_directory().join("bpf-clippy"));
     command.env("CARGO_ENCODED_RUSTFLAGS", bpf_target_arch());
     run(command.args(["--", "--deny", "warnings"]))
@@ -171,22 +214,25 @@ fn runner_variable() -> anyhow::Result<String> {
     Ok(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace(['-', '.'], "_")))
 }
 
-/// Runs cargo test, hands its output on, and adds up its result lines.
+/// Runs `cargo test`, prints its output, and adds up its result lines.
 fn run_tests(command: &mut Command, totals: &mut Totals) -> anyhow::Result<()> {
-    print(command);
+    print(command)?;
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo test does not start")?;
     let stdout = child.stdout.take().context("cargo test has no output")?;
+    let mut printed = Ok(());
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.context("the output of cargo test cannot be read")?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+        // Without a reader, the tests still run to their end: they remove what they have made.
+        printed = printed.and_then(|()| out!("{line}"));
         totals.add(&line);
     }
     let status = child.wait().context("cargo test cannot be waited for")?;
+    printed?;
     if !status.success() {
         bail!("cargo test failed: {status}");
     }

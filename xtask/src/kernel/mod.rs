@@ -1,4 +1,4 @@
-//! `cargo xtask test --kernel`: the tests on other kernels, in qemu.
+//! `cargo xtask test --kernel`: tests on other kernels, in qemu.
 
 mod abreast;
 mod archive;
@@ -10,20 +10,17 @@ mod results;
 mod scratch;
 mod userland;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use knock_output::{OutputError, out};
 
-use crate::{
-    command::target_directory,
-    setup::{self, Group},
-    test::Totals,
-};
+use crate::command::target_directory;
+use crate::setup::{self, Group};
+use crate::test::Totals;
 use abreast::Voice;
 use archive::Unpacked;
 use initramfs::Tree;
@@ -33,16 +30,16 @@ use programs::{Part, Programs};
 use results::{Line, Outcome};
 use scratch::Scratch;
 
-/// Emulated, everything takes some times as long; the tests multiply their time limits.
+/// Factor of the tests' time limits, because an emulated machine is several times slower.
 const PATIENCE: u32 = 8;
 
-/// What the archive of a guest takes on the disk, in MiB.
+/// Room on the disk for the archive of a guest, in MiB.
 const ARCHIVE: u64 = 1000;
 
 /// The kernel that every change is tested on.
 pub(crate) const OF_CI: &str = "6.1";
 
-/// Which tests are run.
+/// The tests to run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Selection<'a> {
     /// Those whose names contain one of these, or all if there are none.
@@ -64,7 +61,7 @@ pub(crate) fn test(
     setup::ensure(Group::Kernel, true)?;
     let scratch = Scratch::below(&target_directory().join("kernels"))?;
     let programs = Programs::build(&scratch)?;
-    // One after the other: they share the network, and apt has much to say.
+    // One after the other: they share the network, and apt prints much.
     let fetch = |kernel| (kernel, archive::fetch(kernel, &folder(kernel)));
     let fetched: Vec<_> = kernels.iter().map(fetch).collect();
     let at_once = abreast::at_once().min(fetched.len());
@@ -74,8 +71,8 @@ pub(crate) fn test(
         let voice = Voice::of(kernel.version, fetched.len() == 1);
         Row::of(kernel, unpacked.as_ref(), &run, &voice, &totals)
     });
-    println!("\n{:<8} {:<26} {:<12} {:>8}  verifier", "kernel", "package", "result", "seconds");
-    rows.iter().for_each(Row::print);
+    out!("\n{:<8} {:<26} {:<12} {:>8}  verifier", "kernel", "package", "result", "seconds")?;
+    rows.iter().try_for_each(Row::print)?;
     let those = |which: fn(&&Row<'_>) -> bool| {
         let versions = rows.iter().filter(which).map(|row| row.kernel.version);
         versions.collect::<Vec<_>>().join(", ")
@@ -84,7 +81,7 @@ pub(crate) fn test(
     if !failed.is_empty() {
         bail!("failed on {failed}");
     }
-    // Whoever asks for tests by name is told by the sum of all kernels.
+    // For tests chosen by name, the sum over all kernels shows whether any ran.
     let idle = those(|row| !row.ran);
     if !idle.is_empty() && !matches!(selection, Selection::Named([_, ..])) {
         bail!("no test ran on {idle}");
@@ -111,9 +108,9 @@ struct Row<'a> {
     result: anyhow::Result<()>,
     /// Whether any test program ran.
     ran: bool,
-    /// Why some of it could not run.
+    /// Why a part could not run.
     skipped: Option<String>,
-    /// What the agent said of the verifier.
+    /// What the agent printed about the verifier.
     verifier: String,
     took: Duration,
 }
@@ -219,7 +216,7 @@ impl<'a> Row<'a> {
         fs::remove_file(&console).context("the console's log cannot be removed")
     }
 
-    fn print(&self) {
+    fn print(&self) -> Result<(), OutputError> {
         let result = match (&self.result, &self.skipped, self.kernel.expect) {
             (Err(_), ..) => "FAILED",
             (Ok(()), Some(_), _) if self.ran => "ok in part",
@@ -232,7 +229,7 @@ impl<'a> Row<'a> {
         let verifier = Some(self.verifier.clone()).filter(|figures| !figures.is_empty());
         let notes: Vec<_> = verifier.into_iter().chain(skipped).collect();
         let notes = notes.join("; ");
-        println!("{version:<8} {package:<26} {result:<12} {took:>8}  {notes}");
+        out!("{version:<8} {package:<26} {result:<12} {took:>8}  {notes}")
     }
 }
 
@@ -258,7 +255,7 @@ fn tree(unpacked: &Unpacked, run: &Run<'_>, parts: &[Part]) -> anyhow::Result<Tr
     let modules = Path::new("/usr/lib/modules").join(&unpacked.release);
     tree.add_below(&unpacked.modules, &modules)
         .with_context(|| format!("cannot read {}", unpacked.modules.display()))?;
-    tree.program(Path::new("/init"), include_str!("kernel/init.sh"));
+    tree.program(Path::new("/init"), include_str!("init.sh"));
     let plan: String = parts.iter().map(Part::line).collect();
     tree.program(Path::new("/xknock/plan"), &plan);
     Ok(tree)

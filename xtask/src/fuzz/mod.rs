@@ -1,50 +1,47 @@
-//! `cargo xtask fuzz`: every fuzz target for a while, with what it reached.
+//! `cargo xtask fuzz`: runs fuzz targets for a while, and prints their coverage.
 
 mod report;
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, bail};
+use knock_output::out;
 
-use crate::{
-    command::{cargo, host, print, root, run, target_directory},
-    setup::{self, Group},
-};
+use crate::command::{cargo, host, print, root, run, target_directory};
+use crate::setup::{self, Group};
 use report::Report;
 
-/// Longest that one input may take, in seconds.
+/// The longest time for one input, in seconds.
 const TIMEOUT: u32 = 10;
-/// Longest input, in bytes: room for jumbo frames and for what netlink sends at once.
+/// The longest input, in bytes: room for jumbo frames and for the longest answers of netlink.
 const LONGEST: u32 = 16 << 10;
-/// What the targets take besides the build itself: little is gained by optimising more, and
-/// half of the time to build is lost.
+/// How targets are built: more optimisation gains little, and takes twice as long to build.
 const PROFILE: [(&str, &str); 3] =
     [("LTO", "off"), ("OPT_LEVEL", "1"), ("DEBUG", "line-tables-only")];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// How long each target runs; as many run at a time as there are CPUs.
+    /// Run each target for this many seconds. As many run at a time as there are CPUs.
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
-    /// Only this target; may be given more than once.
+    /// Run only this target. May be repeated.
     #[arg(long, value_name = "NAME")]
     target: Vec<String>,
-    /// With AddressSanitizer: slower, for what is unsafe in dependencies. A stable compiler is
-    /// told by RUSTC_BOOTSTRAP=1 to have it.
+    /// Use AddressSanitizer, for unsafe code in dependencies. It is slower.
+    ///
+    /// It is unstable, so the build sets RUSTC_BOOTSTRAP=1.
     #[arg(long)]
     address_sanitizer: bool,
-    /// Add to the corpus in the repository what reached code that it did not.
+    /// Add inputs that reached new code to the corpus in the repository.
     #[arg(long)]
     keep: bool,
 }
 
 impl Arguments {
-    /// What continuous integration runs.
+    /// The arguments of continuous integration.
     pub(crate) const fn short() -> Self {
         Self { seconds: 10, target: Vec::new(), address_sanitizer: false, keep: false }
     }
@@ -55,7 +52,7 @@ pub(crate) fn fuzz(arguments: &Arguments) -> anyhow::Result<()> {
     run_targets(arguments)
 }
 
-/// The same where everything is known to be there.
+/// Runs targets. Everything that they need must be installed.
 pub(crate) fn run_targets(arguments: &Arguments) -> anyhow::Result<()> {
     let targets = choose(&arguments.target)?;
     let programs = build(arguments.address_sanitizer)?;
@@ -63,15 +60,15 @@ pub(crate) fn run_targets(arguments: &Arguments) -> anyhow::Result<()> {
     let mut reports = Vec::new();
     for targets in targets.chunks(at_once) {
         let running = targets.iter().map(|target| start(&programs, target, arguments.seconds));
-        // All of them are waited for, whichever does not start.
+        // Start all of them before waiting for the first.
         let running: Vec<_> = running.collect();
         for (target, child) in targets.iter().zip(running) {
             reports.push((target, wait(target, child?)?));
         }
     }
-    println!("\n{}", Report::HEADING);
+    out!("\n{}", Report::HEADING)?;
     for (target, report) in &reports {
-        println!("{target:<10} {report}");
+        out!("{target:<10} {report}")?;
     }
     let failed: Vec<_> = reports.iter().filter(|(_, report)| !report.passed).collect();
     for (target, report) in &failed {
@@ -86,7 +83,7 @@ pub(crate) fn run_targets(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All targets, or those that were asked for.
+/// Returns all targets, or those that were asked for.
 fn choose(wanted: &[String]) -> anyhow::Result<Vec<String>> {
     let folder = root().join("fuzz/targets");
     let entries = fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))?;
@@ -102,7 +99,7 @@ fn choose(wanted: &[String]) -> anyhow::Result<Vec<String>> {
     Ok(known)
 }
 
-/// Builds all targets; the folder that holds the programs.
+/// Builds all targets. Returns the folder that holds the programs.
 fn build(address_sanitizer: bool) -> anyhow::Result<PathBuf> {
     let sanitizer = if address_sanitizer { "address" } else { "none" };
     let host = host()?;
@@ -113,16 +110,16 @@ fn build(address_sanitizer: bool) -> anyhow::Result<PathBuf> {
         command.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }
     if address_sanitizer {
-        println!("AddressSanitizer is unstable; RUSTC_BOOTSTRAP=1 lets this compiler have it.");
+        out!("AddressSanitizer is unstable; RUSTC_BOOTSTRAP=1 lets this compiler have it.")?;
         command.env("RUSTC_BOOTSTRAP", "1");
     } else {
-        println!("Coverage alone, no sanitizer: any compiler will do.");
+        out!("Coverage alone, no sanitizer: any compiler will do.")?;
     }
     run(&mut command)?;
     Ok(folder.join(host).join("release"))
 }
 
-/// Starts a target, which goes on from what earlier runs and the repository have.
+/// Starts a target with the corpora of earlier runs and of the repository.
 fn start(programs: &Path, target: &str, seconds: u32) -> anyhow::Result<Child> {
     for folder in [found(target), artifacts(target)] {
         fs::create_dir_all(&folder)
@@ -134,7 +131,7 @@ fn start(programs: &Path, target: &str, seconds: u32) -> anyhow::Result<Child> {
     command.arg(format!("-max_len={LONGEST}"));
     command.arg(format!("-artifact_prefix={}/", artifacts(target).display()));
     command.arg(found(target)).arg(corpus(target)).current_dir(root());
-    print(&command);
+    print(&command)?;
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -149,23 +146,23 @@ fn wait(target: &str, mut child: Child) -> anyhow::Result<Report> {
     Ok(Report::read(&text, status.success()))
 }
 
-/// Says what went wrong, and how to see it again.
+/// Prints why a target failed, and how to reproduce it.
 fn explain(programs: &Path, target: &str, report: &Report) -> anyhow::Result<()> {
-    println!("\n{target} failed. The end of {}:", log(target).display());
-    println!("{}", report::cause(&read_log(target)?));
+    out!("\n{target} failed. The end of {}:", log(target).display())?;
+    out!("{}", report::cause(&read_log(target)?))?;
     match &report.reproducer {
-        Some(input) => println!(
+        Some(input) => out!(
             "The input is {input}. Again: {} {input}\nOnce it is fixed, put the input into {}, \
-             so that `cargo test -p xknock-fuzz` tries it for ever.",
+             so that `cargo test -p xknock-fuzz` tries it from then on.",
             programs.join(target).display(),
             corpus(target).display()
-        ),
-        None => println!("It left no input behind."),
+        )?,
+        None => out!("It left no input behind.")?,
     }
     Ok(())
 }
 
-/// Adds to the repository's corpus what reaches more code, as few files as will do.
+/// Adds the fewest files that reach new code to the repository's corpus.
 fn keep(programs: &Path, target: &str) -> anyhow::Result<()> {
     let mut merge = Command::new(programs.join(target));
     merge.args(["-set_cover_merge=1", "-use_counters=0"]);
@@ -178,7 +175,7 @@ fn corpus(target: &str) -> PathBuf {
     root().join("fuzz/corpus").join(target)
 }
 
-/// What was found since the target directory was made.
+/// Inputs found since the target directory was made.
 fn found(target: &str) -> PathBuf {
     target_directory().join("fuzz/corpus").join(target)
 }
@@ -192,7 +189,7 @@ fn log(target: &str) -> PathBuf {
 }
 
 fn read_log(target: &str) -> anyhow::Result<String> {
-    // Made-up inputs are printed as they are.
+    // Generated inputs may be printed as they are.
     let bytes = fs::read(log(target)).context("the log of a target is gone")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
