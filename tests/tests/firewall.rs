@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use knock_common::sequence::Protocol;
 use knock_firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking};
+use knock_lab::netns::Netns;
 use knock_policy::{Connections, Grant, Mode, Policy, Service};
-use knock_tests::netns::Netns;
 
 const SSH: Service = Service::new(Protocol::Tcp, 22);
 const DNS: Service = Service::new(Protocol::Udp, 53);

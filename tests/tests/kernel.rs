@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use knock_common::sequence::{Protocol, Step};
 use knock_detector::{Component, Detector, Presence, Settings, VerifierStats};
+use knock_lab::agent::{Config, xknockd, xknockd_output};
+use knock_lab::{Agent, Lab};
 use knock_policy::compile::{Served, compile};
 use knock_policy::{Door, Knocks, Policy, Service};
-use knock_tests::agent::{Config, xknockd, xknockd_output};
-use knock_tests::{Agent, Lab};
 use knock_userspace::kernel_features::features;
 use knock_userspace::places::Places;
 

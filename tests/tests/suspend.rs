@@ -6,9 +6,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, Lab};
 
 const CONFIG: &str = "interfaces = [\"eth0\"]\nmode = \"enforce\"\n\
     [[door]]\nname = \"short\"\nopens = [\"tcp/22\"]\nopen_for = \"1m\"\nwithin = \"1m\"\n\

@@ -36,6 +36,10 @@ const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 /// With the test that only guests run.
 const ALL_TARGETS: [&str; 3] = ["--all-targets", "--test", "suspend"];
 
+/// The programs that tests and stages run. They are named because `cargo test` builds the programs
+/// of a package only if it has integration tests.
+const PROGRAMS: [&str; 3] = ["xknockd", "xknock", "soak"];
+
 /// How long `xknockd` is killed, flooded and meddled with.
 const SOAK_MINUTES: &str = "2";
 
@@ -127,8 +131,9 @@ impl Stages {
     }
 
     fn tests(&mut self, filter: &[String], totals: &mut Totals) -> anyhow::Result<()> {
-        let mut build = cargo(["test", "--no-run"]);
-        self.command("build tests", build.args(HOST))?;
+        let mut build = cargo(["build", "--tests"]);
+        let programs = PROGRAMS.iter().flat_map(|name| ["--bin", name]);
+        self.command("build tests", build.args(HOST).args(programs))?;
         let mut tests = cargo(["test", "--no-fail-fast"]);
         tests.args(HOST).arg("--").args(filter);
         if !nix::unistd::geteuid().is_root() {

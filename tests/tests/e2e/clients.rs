@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use knock_tests::clients::{knock, xknock, xknock_steps};
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::{knock, xknock, xknock_steps};
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, Lab};
 
 use crate::{CLASSIC, SSH, STEPS, config};
 
@@ -143,7 +143,7 @@ fn the_door_of_one_source_is_not_the_door_of_another() {
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = Agent::start(&lab.server, &config("", ""));
     // Each of the two sends what the other lacks.
-    let half = |host: &knock_tests::Host, steps: &str| xknock_steps(host, lab.server.v4, steps);
+    let half = |host: &knock_lab::Host, steps: &str| xknock_steps(host, lab.server.v4, steps);
     half(&lab.client, "tcp/7000,udp/8000");
     half(&lab.stranger, "tcp/9000");
     let third: IpAddr = lab.client.v6;

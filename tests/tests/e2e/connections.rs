@@ -1,9 +1,9 @@
 //! What becomes of running connections, in both ways to tell them.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::{Process, seconds};
-use knock_tests::services::{Echo, connect, echoes, eventually, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::{Process, seconds};
+use knock_lab::services::{Echo, connect, echoes, eventually, tcp_open};
+use knock_lab::{Agent, Lab};
 
 use crate::{SSH, STEPS, config};
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::{Agent, Host, Lab};
 use knock_userspace::places::Places;
 use serde_json::{Value, json};
 

@@ -4,12 +4,12 @@
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::{IPV4, Pattern, TRANSPORT, ipv4_header, transport_header};
 use knock_detector::run_program;
-use knock_tests::clients::xknock_steps;
-use knock_tests::lab::{SERVER_PORT, template};
-use knock_tests::netns::Netns;
-use knock_tests::services::{Echo, eventually, tcp_open};
-use knock_tests::table::await_table;
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::lab::{SERVER_PORT, template};
+use knock_lab::netns::Netns;
+use knock_lab::services::{Echo, eventually, tcp_open};
+use knock_lab::table::await_table;
+use knock_lab::{Agent, Host, Lab};
 use nix::sys::signal::Signal;
 
 use crate::{SSH, STEPS, config};
@@ -176,10 +176,10 @@ fn steps_that_overtook_each_other_open_where_the_door_says_so() {
 fn more_sources_than_there_is_memory_for_are_refused_with_what_would_fit() {
     let lab = Lab::new();
     let text = config("max_sources = 536870912", "");
-    let config = knock_tests::Config::new(&text);
+    let config = knock_lab::Config::new(&text);
     let path = config.path();
     let arguments = ["run", "--config", path.to_str().expect("a path of this test")];
-    let output = knock_tests::agent::xknockd_output(&lab.server, &arguments);
+    let output = knock_lab::agent::xknockd_output(&lab.server, &arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(said.contains("max_sources = 536870912") && said.contains("would fit"), "{said}");

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::{seconds, slowness};
-use knock_tests::services::{Echo, eventually, tcp_open, udp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::{seconds, slowness};
+use knock_lab::services::{Echo, eventually, tcp_open, udp_open};
+use knock_lab::{Agent, Lab};
 
 use crate::{SSH, STEPS, config};
 
@@ -67,7 +67,7 @@ fn one_knock_opens_every_service_of_its_door() {
 #[test]
 fn a_published_container_port_is_guarded_before_its_address_is_rewritten() {
     let lab = Lab::new();
-    let container = knock_tests::netns::Netns::new("container");
+    let container = knock_lab::netns::Netns::new("container");
     lab.server.ip(&format!("link add veth0 type veth peer name eth0 netns {}", container.name()));
     lab.server.ip("address add 172.30.0.1/24 dev veth0");
     lab.server.ip("link set veth0 up");

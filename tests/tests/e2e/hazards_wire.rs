@@ -4,13 +4,13 @@
 use std::net::{IpAddr, UdpSocket};
 
 use knock_common::sequence::{Protocol, Step};
-use knock_tests::clients::xknock_steps;
-use knock_tests::mangle::{
+use knock_lab::clients::xknock_steps;
+use knock_lab::mangle::{
     extended_v6, flagged, fragment_v4, fragment_v6, in_two, optioned_v4, patched_v4, patched_v6,
 };
-use knock_tests::process::patience;
-use knock_tests::services::Echo;
-use knock_tests::{Agent, Host, Lab, raw};
+use knock_lab::process::patience;
+use knock_lab::services::Echo;
+use knock_lab::{Agent, Host, Lab, raw};
 
 use crate::{SSH, STEPS, config};
 

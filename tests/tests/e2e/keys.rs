@@ -9,10 +9,10 @@ use std::net::UdpSocket;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_keys::{Action, Address, DoorTag, KeyLine, Request, Sealer};
-use knock_tests::keys::{Device, Keys};
-use knock_tests::process::seconds;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::keys::{Device, Keys};
+use knock_lab::process::seconds;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, Host, Lab};
 
 use crate::SSH;
 

@@ -8,12 +8,12 @@ use std::sync::mpsc::{Sender, channel};
 
 use knock_common::LAYOUT;
 use knock_common::sequence::{Protocol, Step};
-use knock_tests::agent::{program, with_clock, xknockd};
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::Process;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::table::await_table;
-use knock_tests::{Agent, Config, Lab, raw};
+use knock_lab::agent::{program, with_clock, xknockd};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::Process;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::table::await_table;
+use knock_lab::{Agent, Config, Lab, raw};
 use knock_userspace::places::Places;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -1,10 +1,10 @@
 //! The owner of a host is never locked out by accident.
 
-use knock_tests::agent::xknockd;
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::seconds;
-use knock_tests::services::{Echo, eventually, tcp_open};
-use knock_tests::{Agent, Config, Lab};
+use knock_lab::agent::xknockd;
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::seconds;
+use knock_lab::services::{Echo, eventually, tcp_open};
+use knock_lab::{Agent, Config, Lab};
 
 use crate::{SSH, STEPS, assert_no_trace, config, refused, verb};
 
@@ -64,7 +64,7 @@ fn who_would_lock_himself_out_is_told_what_to_do_instead() {
     let lab = Lab::new();
     let file = Config::new(&config("", ""));
     let run = |extra: &str| {
-        let path = knock_tests::agent::program("xknockd");
+        let path = knock_lab::agent::program("xknockd");
         // As with sudo, only an ancestor knows of the session.
         let line = format!(
             "env -u SSH_CONNECTION {} run --config {} {extra}; true",
@@ -84,7 +84,7 @@ fn who_would_lock_himself_out_is_told_what_to_do_instead() {
     }
     assert_no_trace(&lab.server);
 
-    let mut forced = knock_tests::process::Process::start(&mut run("--force"));
+    let mut forced = knock_lab::process::Process::start(&mut run("--force"));
     forced.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
     verb(&lab.server, &["off"]);
     forced.wait();

@@ -20,7 +20,7 @@ mod supervisor;
 mod wire;
 mod world;
 
-use knock_tests::agent::patiently;
+use knock_lab::agent::patiently;
 
 /// One door: ssh on tcp/22, three steps, with whatever a test adds at the top or in
 /// the door.
@@ -34,7 +34,7 @@ fn config(top: &str, door: &str) -> String {
 }
 
 /// Asserts that nothing of any agent is left on `host`: no table, no program, no file.
-fn assert_no_trace(host: &knock_tests::Host) {
+fn assert_no_trace(host: &knock_lab::Host) {
     assert_eq!(host.sh("nft list tables"), "");
     let links = host.ip("-d link show");
     assert!(!links.contains("xdp"), "{links}");
@@ -46,25 +46,25 @@ fn assert_no_trace(host: &knock_tests::Host) {
 }
 
 /// Runs a verb of the agent on `host`, which must succeed; what it printed.
-fn verb(host: &knock_tests::Host, arguments: &[&str]) -> String {
-    let output = knock_tests::agent::xknockd_output(host, arguments);
+fn verb(host: &knock_lab::Host, arguments: &[&str]) -> String {
+    let output = knock_lab::agent::xknockd_output(host, arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Runs a verb of the agent on `host`, which must fail; what it said.
-fn refused(host: &knock_tests::Host, arguments: &[&str]) -> String {
-    let output = knock_tests::agent::xknockd_output(host, arguments);
+fn refused(host: &knock_lab::Host, arguments: &[&str]) -> String {
+    let output = knock_lab::agent::xknockd_output(host, arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
     said
 }
 
 /// An agent with that door, which it has opened for the client for ten minutes.
-fn granted(lab: &knock_tests::Lab) -> knock_tests::Agent {
-    let mut agent = knock_tests::Agent::start(&lab.server, &config("", "open_for = \"10m\""));
-    knock_tests::clients::xknock_steps(&lab.client, lab.server.v4, STEPS);
+fn granted(lab: &knock_lab::Lab) -> knock_lab::Agent {
+    let mut agent = knock_lab::Agent::start(&lab.server, &config("", "open_for = \"10m\""));
+    knock_lab::clients::xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     agent
 }

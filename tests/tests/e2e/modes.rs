@@ -1,9 +1,9 @@
 //! Observing, always allowing, dropping knocks, telling what the kernel sees.
 
-use knock_tests::agent::xknockd_output;
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open, tcp_refuses};
-use knock_tests::{Agent, Lab};
+use knock_lab::agent::xknockd_output;
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open, tcp_refuses};
+use knock_lab::{Agent, Lab};
 use serde_json::Value;
 
 use crate::{SSH, STEPS, config};

@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Command;
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::unit::OwnUser;
-use knock_tests::{Agent, Config, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::unit::OwnUser;
+use knock_lab::{Agent, Config, Lab};
 use knock_userspace::syscalls;
 use nix::errno::Errno;
 use nix::libc;

@@ -1,8 +1,8 @@
 //! Another config, while packets come.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, Lab};
 use nix::sys::signal::Signal;
 
 use crate::{SSH, STEPS, config, refused, verb};
@@ -91,7 +91,7 @@ fn a_wrong_config_is_shown_and_the_old_policy_stays() {
 fn mode_interfaces_and_sizes_change_without_a_restart() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let other = knock_tests::netns::Netns::new("other");
+    let other = knock_lab::netns::Netns::new("other");
     lab.server.ip(&format!("link add lan0 type veth peer name eth0 netns {}", other.name()));
     let observing = config("", "open_for = \"10m\"").replace("enforce", "observe");
     let mut agent = Agent::start(&lab.server, &observing);

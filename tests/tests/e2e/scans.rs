@@ -1,8 +1,8 @@
 //! Scanners find nothing and open nothing.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, Lab};
 
 use crate::{SSH, STEPS, config};
 

@@ -3,11 +3,11 @@
 use std::process::{Output, Stdio};
 
 use knock_detector::Nothing;
-use knock_tests::agent::{Agent, Config, xknockd, xknockd_output};
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::Process;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Host, Lab};
+use knock_lab::agent::{Agent, Config, xknockd, xknockd_output};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::Process;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Host, Lab};
 use knock_userspace::places::Places;
 
 use crate::{SSH, STEPS, config};
@@ -109,11 +109,7 @@ fn without_privilege_the_missing_capabilities_are_named() {
     let config = Config::new(&config("", ""));
     let mut command = lab.server.command("setpriv");
     command.args(["--bounding-set", "-net_admin,-bpf,-sys_admin", "--inh-caps", "-all"]);
-    command
-        .arg(knock_tests::agent::program("xknockd"))
-        .arg("run")
-        .arg("--config")
-        .arg(config.path());
+    command.arg(knock_lab::agent::program("xknockd")).arg("run").arg("--config").arg(config.path());
     let output = command.output().expect("setpriv runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -182,7 +178,7 @@ fn without_a_config_it_observes_and_prints_commands_that_open_the_door() {
     for (program, host) in [("xknock", &lab.client), ("knock", &lab.stranger)] {
         let line = help.iter().find(|line| line.starts_with(&format!("{program} ")));
         let line = line.unwrap_or_else(|| panic!("no {program} command in {help:?}"));
-        let path = knock_tests::agent::program("xknock");
+        let path = knock_lab::agent::program("xknock");
         let folder = path.parent().expect("a folder").display();
         host.sh(&format!("PATH=$PATH:{folder}; {line}"));
         let source = host.v4.to_string();

@@ -3,9 +3,9 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use knock_tests::agent::xknockd;
-use knock_tests::process::PATIENCE;
-use knock_tests::{Agent, Config, Lab};
+use knock_lab::agent::xknockd;
+use knock_lab::process::PATIENCE;
+use knock_lab::{Agent, Config, Lab};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 

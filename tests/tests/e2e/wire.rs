@@ -1,8 +1,8 @@
 //! Knocks that are odd on the wire.
 
 use knock_common::sequence::{Protocol, Step};
-use knock_tests::clients::xknock_steps;
-use knock_tests::{Agent, Lab, raw};
+use knock_lab::clients::xknock_steps;
+use knock_lab::{Agent, Lab, raw};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -89,19 +89,19 @@ fn fragments_are_never_knocks() {
 #[test]
 fn several_interfaces_share_progress_and_the_guard() {
     let lab = Lab::new();
-    let other = knock_tests::netns::Netns::new("other");
+    let other = knock_lab::netns::Netns::new("other");
     lab.server.ip(&format!("link add eth1 type veth peer name eth0 netns {}", other.name()));
     lab.server.ip("address add 10.78.0.1/24 dev eth1");
     lab.server.ip("link set eth1 up");
     other.ip("address add 10.78.0.2/24 dev eth0");
     other.ip("link set eth0 up");
-    let _ssh = knock_tests::services::Echo::start(&lab.server, 22);
+    let _ssh = knock_lab::services::Echo::start(&lab.server, 22);
     let text = config("", "").replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]");
     let mut agent = Agent::start(&lab.server, &text);
     let server = "10.78.0.1".parse().unwrap();
-    assert!(!knock_tests::services::tcp_open(&other, server, 22));
+    assert!(!knock_lab::services::tcp_open(&other, server, 22));
     other.sh("for p in 7000:tcp 8000:udp 9000:tcp; do knock 10.78.0.1 $p; done");
     agent.await_opened("10.78.0.2".parse().unwrap(), SSH);
-    assert!(knock_tests::services::tcp_open(&other, server, 22));
-    assert!(!knock_tests::services::tcp_open(&lab.client, lab.server.v4, 22));
+    assert!(knock_lab::services::tcp_open(&other, server, 22));
+    assert!(!knock_lab::services::tcp_open(&lab.client, lab.server.v4, 22));
 }

@@ -1,10 +1,10 @@
 //! What other tools and the kernel do to the table and the interfaces.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::netns::Netns;
-use knock_tests::process::seconds;
-use knock_tests::services::{Echo, eventually, tcp_open};
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::netns::Netns;
+use knock_lab::process::seconds;
+use knock_lab::services::{Echo, eventually, tcp_open};
+use knock_lab::{Agent, Host, Lab};
 use nix::sys::signal::Signal;
 
 use crate::{SSH, STEPS, config, granted, verb};
@@ -209,13 +209,13 @@ fn an_interface_recreated_while_no_agent_ran_is_watched_again() {
 fn a_wall_clock_that_jumps_by_a_year_changes_nothing() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let file = knock_tests::Config::new(&config("", &format!("open_for = \"{}\"", seconds(3))));
+    let file = knock_lab::Config::new(&config("", &format!("open_for = \"{}\"", seconds(3))));
     // Beside the config, since the agent reads nowhere else.
     let clock = file.path().with_file_name("clock");
     std::fs::write(&clock, "+0").expect("the clock as it is");
-    let mut command = knock_tests::agent::xknockd(&lab.server);
+    let mut command = knock_lab::agent::xknockd(&lab.server);
     command
-        .env("LD_PRELOAD", knock_tests::agent::FAKETIME)
+        .env("LD_PRELOAD", knock_lab::agent::FAKETIME)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use etherparse::PacketBuilder;
 use knock_common::sequence::{Protocol, Step};
 
-pub(crate) use knock_tests::mangle::{
+pub(crate) use knock_lab::mangle::{
     extended_v6, flagged, fragment_v4, fragment_v6, optioned_v4, patched_v4, patched_v6,
 };
-pub(crate) use knock_tests::raw::tagged;
+pub(crate) use knock_lab::raw::tagged;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER_V4: [u8; 4] = [192, 0, 2, 1];

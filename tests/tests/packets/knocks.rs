@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{DoorId, Protocol, Step};
+use knock_lab::process::slowness;
 use knock_policy::Knocks;
-use knock_tests::process::slowness;
 
 use crate::frames::knock;
 use crate::{A, B, C, DROP, DetectorRig, PASS, stranger};

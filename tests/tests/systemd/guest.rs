@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use knock_tests::agent::program;
-use knock_tests::netns::run;
-use knock_tests::services::eventually;
-use knock_tests::unit;
+use knock_lab::agent::program;
+use knock_lab::netns::run;
+use knock_lab::services::eventually;
+use knock_lab::unit;
 use tempfile::TempDir;
 
 const CONFIG: &str = "\

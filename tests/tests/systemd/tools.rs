@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use knock_tests::agent::program;
-use knock_tests::netns::run;
-use knock_tests::unit;
+use knock_lab::agent::program;
+use knock_lab::netns::run;
+use knock_lab::unit;
 use tempfile::TempDir;
 
 /// The unit with the program that was built, since none is installed.

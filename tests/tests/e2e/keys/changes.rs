@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use knock_keys::Folder;
-use knock_tests::keys::Device;
-use knock_tests::process::{seconds, slowness};
+use knock_lab::keys::Device;
+use knock_lab::process::{seconds, slowness};
 
 use super::{RENEWED, ROLLING, SEALED, Site};
 use crate::SSH;
@@ -33,7 +33,7 @@ fn keys_that_are_added_rotated_and_removed_count_at_once() {
 
         site.keys.key(server, &["remove", "laptop"]);
         agent.await_message("keys read");
-        knock_tests::agent::xknockd_output(server, &["revoke", "--all"]);
+        knock_lab::agent::xknockd_output(server, &["revoke", "--all"]);
         let said = newest.xknock(client, &["server", "--timeout", "1s"]);
         assert!(!said.status.success());
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -77,7 +77,7 @@ fn a_key_ends_when_it_was_told_to() {
     while SystemTime::now() < end {
         agent.await_message(RENEWED);
     }
-    knock_tests::agent::xknockd_output(&site.lab.server, &["revoke", "--all"]);
+    knock_lab::agent::xknockd_output(&site.lab.server, &["revoke", "--all"]);
     let said = device.xknock(&site.lab.client, &["server", "--timeout", "1s"]);
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("the key ended"), "{said}");
@@ -96,7 +96,7 @@ fn ten_thousand_keys() {
             .map(|door| door.parse().expect("a door"));
     let line = site.keys.draw(&site.lab.server, 10_000, &doors).to_text();
     let device = Device::new(&site.lab.client, &line, "10.77.0.1");
-    let _web = knock_tests::services::Echo::start(&site.lab.server, 443);
+    let _web = knock_lab::services::Echo::start(&site.lab.server, 443);
     let mut agent = site.start();
     device.knock(&site.lab.client, &["server", "--door", "ssh"]);
     agent.await_opened(site.lab.client.v4, SSH);

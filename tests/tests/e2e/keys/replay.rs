@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use knock_keys::{Address, Request};
-use knock_tests::agent::{FAKETIME, xknockd};
-use knock_tests::keys::{Capture, datagrams_to, from_elsewhere};
-use knock_tests::process::seconds;
-use knock_tests::{Agent, raw};
+use knock_lab::agent::{FAKETIME, xknockd};
+use knock_lab::keys::{Capture, datagrams_to, from_elsewhere};
+use knock_lab::process::seconds;
+use knock_lab::{Agent, raw};
 
 use super::{PORT, ROLLING, SEALED, Site, request};
 use crate::SSH;

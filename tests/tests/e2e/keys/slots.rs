@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_common::sequence::Step;
 use knock_keys::{KeyLine, KeyMethod, Roller, SLOT, slot_of};
-use knock_tests::process::patience;
-use knock_tests::raw;
+use knock_lab::process::patience;
+use knock_lab::raw;
 
 use super::{RENEWED, ROLLING, Site};
 use crate::SSH;

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use knock_tests::agent::program;
-use knock_tests::keys::{Device, Keys};
-use knock_tests::netns::run;
-use knock_tests::process::{Process, seconds};
-use knock_tests::services::tcp_open;
-use knock_tests::{Host, Lab};
+use knock_lab::agent::program;
+use knock_lab::keys::{Device, Keys};
+use knock_lab::netns::run;
+use knock_lab::process::{Process, seconds};
+use knock_lab::services::tcp_open;
+use knock_lab::{Host, Lab};
 use tempfile::TempDir;
 
 use super::{ROLLING, SEALED};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
-use knock_tests::process::PATIENCE;
-use knock_tests::raw;
+use knock_lab::process::PATIENCE;
+use knock_lab::raw;
 use rand::RngExt as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use knock_tests::Lab;
+use knock_lab::Lab;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
@@ -21,7 +21,7 @@ pub(crate) fn addresses(lab: &Lab, count: u8) {
     }
     // Under a flood, the answer to a question for a hardware address may come too late;
     // what is measured is the knock.
-    let mac = |host: &knock_tests::Host| host.mac().map(|byte| format!("{byte:02x}")).join(":");
+    let mac = |host: &knock_lab::Host| host.mac().map(|byte| format!("{byte:02x}")).join(":");
     lab.client.ip(&format!("neighbour replace 10.77.0.1 lladdr {} dev eth0", mac(&lab.server)));
     let client = mac(&lab.client);
     for n in 0..count {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use knock_common::traffic::{FRAME, Pattern};
 use knock_detector::Traffic;
-use knock_tests::Lab;
-use knock_tests::lab::SERVER_PORT;
-use knock_tests::netns::Netns;
+use knock_lab::Lab;
+use knock_lab::lab::SERVER_PORT;
+use knock_lab::netns::Netns;
 
 /// If nothing arrives for so long, nothing more will: of that there is no event.
 const PAUSE: Duration = Duration::from_millis(50);

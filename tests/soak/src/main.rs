@@ -181,7 +181,7 @@ impl Soak {
                 bail!("`xknockd off` leaves {}", path.display());
             }
         }
-        knock_tests::services::eventually("the end of the program", || {
+        knock_lab::services::eventually("the end of the program", || {
             knock_detector::program_name(program).is_none()
         });
         Ok(())

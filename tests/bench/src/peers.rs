@@ -1,9 +1,9 @@
 //! The programs that xknock is measured beside.
 
-use knock_tests::netns::Netns;
-use knock_tests::process::Process;
-use knock_tests::services::eventually;
-use knock_tests::{Agent, Lab};
+use knock_lab::netns::Netns;
+use knock_lab::process::Process;
+use knock_lab::services::eventually;
+use knock_lab::{Agent, Lab};
 use tempfile::TempDir;
 
 use crate::clients::{KNOCKS, SERVICE};

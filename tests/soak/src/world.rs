@@ -10,12 +10,12 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use knock_tests::agent::{program, xknockd};
-use knock_tests::lab::SERVER_PORT;
-use knock_tests::netns::Netns;
-use knock_tests::process::{PATIENCE, Process};
-use knock_tests::services::Echo;
-use knock_tests::{Config, Lab};
+use knock_lab::agent::{program, xknockd};
+use knock_lab::lab::SERVER_PORT;
+use knock_lab::netns::Netns;
+use knock_lab::process::{PATIENCE, Process};
+use knock_lab::services::Echo;
+use knock_lab::{Config, Lab};
 use knock_userspace::places::Places;
 use nix::sys::signal::Signal;
 use serde_json::Value;

@@ -3,8 +3,8 @@
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
 use knock_detector::Nothing;
+use knock_lab::{Agent, Lab};
 use knock_policy::compile::draw_sequence;
-use knock_tests::{Agent, Lab};
 
 use crate::clients::SERVICE;
 use crate::memory;

@@ -17,11 +17,11 @@ use crate::netns::run;
 const USER: u32 = 64_999;
 
 /// The unit. A guest that runs the tests has no sources.
-const UNIT: &str = include_str!("../../packaging/systemd/xknockd.service");
+const UNIT: &str = include_str!("../../../packaging/systemd/xknockd.service");
 
 /// Where the unit is, in the sources.
 pub fn path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd/xknockd.service")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd/xknockd.service")
 }
 
 /// What the unit says for `key`, the last time that it says it; continued lines are joined.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
 use knock_detector::{Nothing, Traffic};
-use knock_tests::Lab;
-use knock_tests::lab::{SERVER_PORT, template};
-use knock_tests::process::patience;
-use knock_tests::services::Echo;
+use knock_lab::Lab;
+use knock_lab::lab::{SERVER_PORT, template};
+use knock_lab::process::patience;
+use knock_lab::services::Echo;
 
 use crate::clients::{KNOCKS, SERVICE, addresses, knock};
 use crate::peers::{Knocker, Running};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use knock_tests::process::PATIENCE;
+use knock_lab::process::PATIENCE;
 use serde_json::Value;
 
 use crate::model::{End, Grant, MARGIN, Model, Standing};

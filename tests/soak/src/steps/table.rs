@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use knock_tests::process::PATIENCE;
+use knock_lab::process::PATIENCE;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 

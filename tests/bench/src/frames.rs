@@ -10,7 +10,7 @@ use knock_policy::compile::Compiled;
 
 /// What the varying programs change, to the hardware address of nobody.
 pub(crate) fn template() -> [u8; FRAME] {
-    knock_tests::lab::template([0x02, 0, 0, 0, 0, 0xff])
+    knock_lab::lab::template([0x02, 0, 0, 0, 0, 0xff])
 }
 
 /// Frames that are no knock, by name.

@@ -6,8 +6,8 @@ use etherparse::PacketBuilder;
 use knock_common::sealed::{SIZE, set_tag, set_time};
 use knock_detector::run_program;
 use knock_keys::{Folder, KeyDoor, Opener};
-use knock_tests::keys::Keys;
-use knock_tests::{Agent, Lab};
+use knock_lab::keys::Keys;
+use knock_lab::{Agent, Lab};
 
 use crate::memory;
 use crate::report::{Report, Unit, Value};

@@ -4,8 +4,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use knock_tests::process::PATIENCE;
-use knock_tests::raw;
+use knock_lab::process::PATIENCE;
+use knock_lab::raw;
 use nix::sys::signal::Signal;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;

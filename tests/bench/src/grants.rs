@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
-use knock_tests::table::Changes;
-use knock_tests::{Agent, Lab};
+use knock_lab::table::Changes;
+use knock_lab::{Agent, Lab};
 
 use crate::clients::KNOCKS;
 use crate::memory;

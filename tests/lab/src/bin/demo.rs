@@ -4,10 +4,10 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use knock_tests::clients::xknock;
-use knock_tests::process::PATIENCE;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock;
+use knock_lab::process::PATIENCE;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, Lab};
 
 const PORT: u16 = 22;
 const STEPS: &str = "tcp/7000,udp/8000,tcp/4500";

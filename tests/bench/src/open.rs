@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use knock_tests::Lab;
-use knock_tests::services::Echo;
+use knock_lab::Lab;
+use knock_lab::services::Echo;
 
 use crate::clients::{SERVICE, addresses, knock};
 use crate::flood::Flood;

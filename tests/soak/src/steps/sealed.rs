@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use knock_tests::raw;
+use knock_lab::raw;
 use rand::RngExt as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use knock_tests::netns::Netns;
-use knock_tests::process::PATIENCE;
-use knock_tests::services::connect;
+use knock_lab::netns::Netns;
+use knock_lab::process::PATIENCE;
+use knock_lab::services::connect;
 
 use crate::Soak;
 use crate::model::Standing;
