@@ -163,11 +163,11 @@ mod tests {
         let grant = Grant { source: "192.0.2.7".parse().unwrap(), service: SSH };
         Status {
             mode,
-            trial: None,
+            trial_until: None,
             guarded: vec![SSH, WIREGUARD],
             interfaces: vec!["eth0".into()],
             always_allow: vec!["198.51.100.0/24".parse().unwrap()],
-            grants: vec![TimedGrant { grant, lasts: Duration::from_secs(9) }],
+            grants: vec![TimedGrant { grant, until: Duration::from_secs(9) }],
             refused_packets: 0,
             refused_bytes: 0,
         }

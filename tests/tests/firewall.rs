@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use knock_common::sequence::Protocol;
-use knock_firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking};
+use knock_firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking, since_boot};
 use knock_lab::netns::Netns;
 use knock_policy::{Connections, Grant, Mode, Policy, Service};
 
@@ -18,14 +18,19 @@ fn ruleset() -> Ruleset {
         guarded: BTreeMap::from([(SSH, false), (DNS, true)]),
         always_allow: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
         mode: Mode::Enforce,
-        trial: None,
+        trial_until: None,
         tracking: Tracking::Stateless,
     }
 }
 
 fn grant(source: impl Into<IpAddr>, service: Service, seconds: u64) -> TimedGrant {
     let grant = Grant { source: source.into(), service };
-    TimedGrant { grant, lasts: Duration::from_secs(seconds) }
+    TimedGrant { grant, until: since_boot() + Duration::from_secs(seconds) }
+}
+
+/// How much longer than `seconds` a grant is at least to run.
+fn lasts_longer(grant: &TimedGrant, seconds: u64) -> bool {
+    grant.until > since_boot() + Duration::from_secs(seconds)
 }
 
 /// A firewall with that ruleset, in a new namespace.
@@ -56,12 +61,12 @@ fn what_was_installed_is_read_back_and_nft_prints_it() {
     assert_eq!(status.interfaces, ["eth0", "lo"]);
     assert_eq!(status.always_allow, ruleset().always_allow);
     assert_eq!(status.grants.len(), 2);
-    assert!(status.grants.iter().all(|one| one.lasts > Duration::from_secs(50)));
+    assert!(status.grants.iter().all(|one| lasts_longer(one, 50)));
     let printed = netns.sh("nft list table inet xknock");
     for part in [
         "type ipv4_addr . inet_proto . inet_service",
-        "198.51.100.2 . tcp . 22 timeout 1m expires",
-        "2001:db8:1::2 . udp . 53 timeout 1m expires",
+        "198.51.100.2 . tcp . 22 timeout ",
+        "2001:db8:1::2 . udp . 53 timeout ",
         "tcp . 22",
         "type filter hook prerouting priority mangle; policy accept;",
         "\"eth0\"",
@@ -82,7 +87,7 @@ fn installing_again_keeps_grants_and_replaces_everything_else() {
         guarded: BTreeMap::from([(SSH, true)]),
         always_allow: Vec::new(),
         mode: Mode::Observe,
-        trial: None,
+        trial_until: None,
         tracking: Tracking::Stateless,
     };
     firewall.install(&other, &[]).unwrap();
@@ -94,7 +99,36 @@ fn installing_again_keeps_grants_and_replaces_everything_else() {
     assert_eq!(status.guarded, [SSH]);
     assert!(status.always_allow.is_empty());
     assert_eq!(status.grants.len(), 1);
-    assert!(status.grants[0].lasts > Duration::from_secs(590));
+    assert!(lasts_longer(&status.grants[0], 590));
+}
+
+#[test]
+fn what_is_read_back_and_installed_again_and_again_ends_when_it_would_have() {
+    const AGAIN: usize = 20;
+    /// What a busy machine may add to that.
+    const BUSY: Duration = Duration::from_secs(1);
+    let (_netns, mut firewall) = installed();
+    let end = since_boot() + Duration::from_secs(600);
+    let trial = Ruleset { mode: Mode::Observe, trial_until: Some(end), ..ruleset() };
+    let client = Grant { source: Ipv4Addr::new(198, 51, 100, 2).into(), service: SSH };
+    firewall.install(&trial, &[TimedGrant { grant: client, until: end }]).unwrap();
+    for _ in 0..AGAIN {
+        let held = status(&mut firewall);
+        for until in [held.trial_until.expect("a trial"), held.grants[0].until] {
+            assert!(until.abs_diff(end) < BUSY, "{until:?}, not {end:?}");
+        }
+        let again = Ruleset { trial_until: held.trial_until, ..trial.clone() };
+        firewall.install_anew(&again, &held.grants).unwrap();
+    }
+}
+
+#[test]
+fn a_trial_whose_time_was_over_before_it_came_closes_nothing() {
+    let (_netns, mut firewall) = installed();
+    let trial = Ruleset { mode: Mode::Observe, trial_until: Some(since_boot()), ..ruleset() };
+    firewall.install(&trial, &[]).unwrap();
+    let status = status(&mut firewall);
+    assert_eq!((status.mode, status.trial_until), (Mode::Observe, None));
 }
 
 #[test]
@@ -107,7 +141,7 @@ fn a_grant_is_extended_and_the_longest_of_several_counts() {
         .unwrap();
     let grants = status(&mut firewall).grants;
     assert_eq!(grants.len(), 1);
-    assert!(grants[0].lasts > Duration::from_secs(990), "{grants:?}");
+    assert!(lasts_longer(&grants[0], 990), "{grants:?}");
 }
 
 #[test]

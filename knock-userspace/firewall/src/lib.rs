@@ -3,6 +3,7 @@
 //! One table, `inet xknock`, holds everything. Every change is one transaction: all of
 //! it or nothing. The table outlives this process, and the kernel ends grants by itself.
 
+mod clock;
 mod conntrack;
 mod error;
 mod expressions;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use knock_policy::Grant;
 use nftnl::{Batch, MsgType, ProtoFamily, Table};
 
+pub use self::clock::since_boot;
 pub use self::error::FirewallError;
 use self::message::Message;
 pub use self::probe::{Ability, has};
@@ -41,13 +43,14 @@ const FAMILY: i32 = libc::NFPROTO_INET;
 /// `IFNAMSIZ`: longest interface name with its closing zero.
 const INTERFACE_NAME: usize = 16;
 
-/// A grant, and how long it lasts: from now on, or what remains of it.
+/// A grant, and when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedGrant {
     /// Who may reach what.
     pub grant: Grant,
-    /// For how long; the kernel counts milliseconds, and 20 is the least.
-    pub lasts: Duration,
+    /// Its end, as [`since_boot`] counts. The kernel counts what remains in milliseconds, and 20 is
+    /// the least.
+    pub until: Duration,
 }
 
 /// The firewall of the network namespace in which it was opened.
@@ -158,7 +161,9 @@ impl Firewall {
     ///
     /// If the table is gone or the kernel refuses; then no grant was ended.
     pub fn revoke(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
-        let short = |grant| (canonical(grant), Duration::from_secs(1));
+        // Elements are added only so that they can be deleted; they must not end in between.
+        let soon = since_boot() + Duration::from_secs(60);
+        let short = |grant| (canonical(grant), soon);
         self.change_grants("revoke grants", &grants.iter().map(short).collect(), |set, elements| {
             [set.add(elements), set.delete(elements)].concat()
         })
@@ -226,12 +231,14 @@ impl Transaction {
                 .map(|(service, _)| Element::lasting(sets::service_key(*service).to_vec()))
                 .collect()
         };
-        let trial: Vec<_> = match ruleset.trial {
+        let left = ruleset.trial_until.and_then(|end| end.checked_sub(since_boot()));
+        let trial: Vec<_> = match left {
             Some(lasts) => {
                 let services = ruleset.guarded.keys().map(|service| sets::service_key(*service));
                 let keys = services.chain([sets::ANY_TRIAL]);
                 keys.map(|key| Element::passing(key, lasts)).collect()
             }
+            // None also if the end of the trial has passed before it got here.
             None => Vec::new(),
         };
         let table = table();
@@ -262,10 +269,12 @@ impl Transaction {
         grants: &BTreeMap<Grant, Duration>,
         messages: impl Fn(&Set, &[Element]) -> Vec<Message>,
     ) {
+        let now = since_boot();
         for set in [sets::OPEN4, sets::OPEN6] {
             let ours = grants.iter().filter(|(grant, _)| Set::of(grant.source).name == set.name);
-            let elements: Vec<_> =
-                ours.map(|(grant, lasts)| Element::granting(grant, *lasts)).collect();
+            let elements: Vec<_> = ours
+                .map(|(grant, end)| Element::granting(grant, end.saturating_sub(now)))
+                .collect();
             self.add(set.text(), messages(&set, &elements));
         }
     }
@@ -300,9 +309,9 @@ fn adding(set: &Set, elements: &[Element]) -> Vec<Message> {
 /// Of several grants for the same source and service the longest.
 fn longest(grants: &[TimedGrant]) -> BTreeMap<Grant, Duration> {
     let mut longest = BTreeMap::new();
-    for TimedGrant { grant, lasts } in grants {
-        let known = longest.entry(canonical(grant)).or_insert(*lasts);
-        *known = (*known).max(*lasts);
+    for TimedGrant { grant, until } in grants {
+        let known = longest.entry(canonical(grant)).or_insert(*until);
+        *known = (*known).max(*until);
     }
     longest
 }

@@ -79,7 +79,7 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
     add(batch, &first_fragment, any_port, Some(Verdict::Return));
     add(batch, &first_fragment, vec![expr::count(REFUSED)], drop.clone());
     add(batch, &check, vec![expr::count(REFUSED)], drop);
-    if ruleset.mode == Mode::Observe && ruleset.trial.is_some() {
+    if ruleset.mode == Mode::Observe && ruleset.trial_until.is_some() {
         add(batch, &check, on_trial(), Some(Verdict::Drop));
         add(batch, &first_fragment, while_trial(), Some(Verdict::Drop));
     }

@@ -18,9 +18,9 @@ pub struct Ruleset {
     pub always_allow: Vec<IpNet>,
     /// Whether the guard drops.
     pub mode: Mode,
-    /// How much longer a guard that observes drops nevertheless, because `enforce` is being
-    /// tried. The kernel itself ends it.
-    pub trial: Option<Duration>,
+    /// Until when, as [`super::since_boot`] counts, a guard that observes drops nevertheless,
+    /// because `enforce` is being tried. The kernel itself ends it.
+    pub trial_until: Option<Duration>,
     /// How packets of running connections are told from new ones.
     pub tracking: Tracking,
 }
@@ -54,7 +54,7 @@ impl Ruleset {
             guarded,
             always_allow: policy.always_allow.clone(),
             mode: policy.mode,
-            trial: None,
+            trial_until: None,
             tracking,
         }
     }

@@ -11,7 +11,7 @@ use super::message::Message;
 use super::socket::Socket;
 use super::uapi::*;
 use super::wire::{self, Attributes};
-use super::{FAMILY, TABLE_NAME, TimedGrant, rules, sets};
+use super::{FAMILY, TABLE_NAME, TimedGrant, rules, sets, since_boot};
 
 const DOING: &str = "read the firewall back";
 
@@ -20,15 +20,15 @@ const DOING: &str = "read the firewall back";
 pub struct Status {
     /// Whether the guard drops now.
     pub mode: Mode,
-    /// If it drops on trial only: how much longer.
-    pub trial: Option<Duration>,
+    /// If it drops on trial only: until when, as [`super::since_boot`] counts.
+    pub trial_until: Option<Duration>,
     /// The guarded services, in order.
     pub guarded: Vec<Service>,
     /// Names of the guarded interfaces, in order.
     pub interfaces: Vec<String>,
     /// Sources that never need a grant, as they were installed.
     pub always_allow: Vec<IpNet>,
-    /// Who may reach what, in order; `lasts` is the time that remains.
+    /// Who may reach what, in order.
     pub grants: Vec<TimedGrant>,
     /// Packets without a grant: dropped, or in observe mode counted only.
     pub refused_packets: u64,
@@ -50,10 +50,13 @@ pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
     guarded.sort_unstable();
     let mut grants = Vec::new();
     for set in [sets::OPEN4, sets::OPEN6] {
-        grants.extend(elements(socket, &set)?.iter().filter_map(|element| {
+        let elements = elements(socket, &set)?;
+        // Read after the answer, so that no grant seems to end before it does.
+        let now = since_boot();
+        grants.extend(elements.iter().filter_map(|element| {
             // One without a time-out is not ours, and lasts for ever.
-            let lasts = element.lasts.unwrap_or(Duration::MAX);
-            Some(TimedGrant { grant: sets::grant_of(&element.key)?, lasts })
+            let until = now.saturating_add(element.lasts.unwrap_or(Duration::MAX));
+            Some(TimedGrant { grant: sets::grant_of(&element.key)?, until })
         }));
     }
     grants.sort_unstable_by_key(|timed| timed.grant);
@@ -65,16 +68,19 @@ pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
     let tried = |rule: &&Vec<u8>| expressions(rule, "lookup").next().is_some();
     let (on_trial, always): (Vec<_>, Vec<_>) =
         found.iter().filter(|rule| has_drop(rule)).partition(tried);
+    // Read before the question, so that an agent that goes on with a trial does not extend it.
+    let now = since_boot();
     let left = elements(socket, &sets::TRIAL)?.iter().filter_map(|element| element.lasts).max();
     let trial = left.filter(|_| always.is_empty() && !on_trial.is_empty());
+    let trial_until = trial.map(|left| now.saturating_add(left));
     let always_allow = found.iter().filter_map(|rule| prefix(rule)).collect();
 
     let (refused_packets, refused_bytes) = refused(socket)?;
-    let drops = !always.is_empty() || trial.is_some();
+    let drops = !always.is_empty() || trial_until.is_some();
     let mode = if drops { Mode::Enforce } else { Mode::Observe };
     Ok(Status {
         mode,
-        trial,
+        trial_until,
         guarded,
         interfaces,
         always_allow,

@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
+pub(super) use knock_firewall::since_boot;
 use nix::time::{ClockId, clock_gettime};
-
-/// Time since boot, which goes on while the host sleeps. Nobody can set it, so the wall
-/// clock may say what it wants: no grant ends sooner or later for that.
-pub(super) fn since_boot() -> Duration {
-    read(ClockId::CLOCK_BOOTTIME)
-}
 
 /// The clock of events.
 pub(super) fn monotonic() -> Duration {

@@ -9,7 +9,7 @@ use knock_policy::{Mode, Policy};
 use tracing::{error, info, warn};
 
 use super::keys::{Changes, Keys};
-use super::{Agent, AgentError, Sources, clock, start};
+use super::{Agent, AgentError, Sources, start};
 
 impl Agent {
     /// `SIGHUP`: nobody waits for an answer, so it goes to the log.
@@ -135,8 +135,7 @@ impl Agent {
         self.flush().await;
         let conntrack = self.firewall().await.conntrack_in_use()?;
         let mut ruleset = Ruleset::of(&policy, conntrack);
-        let left = trial.map(|end| end.saturating_sub(clock::since_boot()));
-        start::enforce(&mut ruleset, &state, left);
+        start::enforce(&mut ruleset, &state, trial);
         self.keeper.record.set_state(state)?;
         let next = self.next_detector(&compiled, settings);
         let ready = if next.is_ok() { self.install(ruleset).await } else { Ok(()) };

@@ -52,8 +52,7 @@ impl Agent {
             index,
             mode: mode.to_string(),
         });
-        let now = clock::since_boot();
-        let trial = self.trial.map(|end| end.saturating_sub(now).as_secs_f64());
+        let trial = self.trial_left().map(|left| left.as_secs_f64());
         let mode = if trial.is_some() { Mode::Enforce } else { self.ruleset.mode };
         Ok(Reply::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -168,9 +167,10 @@ impl Agent {
             let what = "it is enforcing already; `xknockd try` is for an agent that observes";
             return Err(Problem::new(Fault::Request, what));
         }
-        let ruleset = Ruleset { trial: Some(lasts), ..self.ruleset.clone() };
+        let end = Some(clock::since_boot() + lasts);
+        let ruleset = Ruleset { trial_until: end, ..self.ruleset.clone() };
         self.install(ruleset).await.map_err(failed)?;
-        self.trial = Some(clock::since_boot() + lasts);
+        self.trial = end;
         tracing::warn!(lasts = trial.lasts, "enforcing on trial");
         Ok(done(format!(
             "enforcing for {}, then observing again, whatever happens to the agent; \
@@ -180,14 +180,14 @@ impl Agent {
     }
 
     async fn confirm(&mut self, caller: &Caller) -> Answer {
-        if self.trial.is_none() {
+        if self.trial_left().is_none() {
             let what = "nothing is being tried; begin with `xknockd try 2m`";
             return Err(Problem::new(Fault::Request, what));
         }
         self.refuse_lockout(&self.keeper.policy, caller)?;
         let state = State { confirmed: 1, ..self.state };
         self.keeper.record.set_state(state).map_err(failed)?;
-        let ruleset = Ruleset { mode: Mode::Enforce, trial: None, ..self.ruleset.clone() };
+        let ruleset = Ruleset { mode: Mode::Enforce, trial_until: None, ..self.ruleset.clone() };
         if let Err(error) = self.install(ruleset).await {
             // The trial ends as it would have; the next agent must not go on with it.
             self.keeper.record.set_state(self.state).map_err(failed)?;

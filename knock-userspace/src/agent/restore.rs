@@ -15,11 +15,11 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Agent {
-    /// The ruleset as it should be at this moment.
-    pub(super) fn current_ruleset(&self) -> Ruleset {
-        let now = clock::since_boot();
-        let left = self.trial.map(|end| end.saturating_sub(now)).filter(|left| !left.is_zero());
-        Ruleset { trial: left, ..self.ruleset.clone() }
+    /// Returns how much longer a trial lasts. It is `None` as soon as the time is over, although
+    /// `trial` may still be set.
+    pub(super) fn trial_left(&self) -> Option<Duration> {
+        let left = self.trial?.saturating_sub(clock::since_boot());
+        Some(left).filter(|left| !left.is_zero())
     }
 
     /// Puts back the table with all running grants, because `culprit` changed it.
@@ -52,8 +52,7 @@ impl Agent {
 
     /// How many grants were missing.
     async fn put_back(&mut self) -> Result<usize, FirewallError> {
-        let ruleset = self.current_ruleset();
-        let begun = clock::since_boot();
+        let ruleset = Ruleset { trial_until: self.trial, ..self.ruleset.clone() };
         // A table of which a part is missing cannot be read, and is made anew.
         let held = self.firewall().await.status().ok().flatten();
         let in_table = held.as_ref().map(|status| status.grants.as_slice()).unwrap_or_default();
@@ -66,6 +65,7 @@ impl Agent {
             .collect();
         let whole = held.is_some();
         let firewall = self.firewall().await;
+        let begun = clock::since_boot();
         if !(whole && firewall.install(&ruleset, &missing).is_ok()) {
             let all = start::missing(&self.keeper, &[]);
             self.firewall().await.install_anew(&ruleset, &all)?;
@@ -88,7 +88,7 @@ impl Agent {
     /// itself; its rule goes too.
     pub(super) async fn end_trial(&mut self) {
         self.trial = None;
-        let ruleset = Ruleset { mode: Mode::Observe, trial: None, ..self.ruleset.clone() };
+        let ruleset = Ruleset { mode: Mode::Observe, trial_until: None, ..self.ruleset.clone() };
         match self.install(ruleset).await {
             Ok(()) => warn!("the trial is over and was not confirmed: observing again"),
             Err(error) => error!(%error, "the trial is over, but its rule cannot be removed"),

@@ -114,7 +114,7 @@ fn go_on(
     detach_unwanted(&mut detector, &keeper.policy, pins.as_ref(), present)?;
 
     let (restore, revoke) = adopt(&mut keeper, held, on_record)?;
-    let trial = held.and_then(|status| status.trial);
+    let trial = held.and_then(|status| status.trial_until);
     let mut ruleset = Ruleset::of(&keeper.policy, firewall.conntrack_in_use()?);
     enforce(&mut ruleset, &state, trial);
     let was_gone = matches!(read, Ok(None));
@@ -135,7 +135,7 @@ fn go_on(
     if was_gone && !restore.is_empty() {
         warn!(grants = restore.len(), "the table inet xknock was gone; its grants are back");
     }
-    let trial = ruleset.trial.map(|left| clock::since_boot() + left);
+    let trial = ruleset.trial_until;
     Ok(Started {
         detector,
         firewall,
@@ -209,12 +209,12 @@ pub(super) const fn settings(policy: &Policy, state: &State, trace: bool) -> Set
     }
 }
 
-/// What decides over the mode besides the policy.
+/// What decides over the mode besides the policy. `trial` is when one ends.
 pub(super) fn enforce(ruleset: &mut Ruleset, state: &State, trial: Option<Duration>) {
     if state.confirmed != 0 {
         ruleset.mode = Mode::Enforce;
     }
-    ruleset.trial = trial.filter(|_| ruleset.mode == Mode::Observe);
+    ruleset.trial_until = trial.filter(|_| ruleset.mode == Mode::Observe);
 }
 
 /// None of the interfaces may run the XDP program of somebody else.
@@ -284,7 +284,7 @@ fn adopt(
         keeper.grants.adopt(grant, running);
     }
     let in_table = held.map(|status| status.grants.as_slice()).unwrap_or_default();
-    for &TimedGrant { grant, lasts } in in_table {
+    for &TimedGrant { grant, until } in in_table {
         // What is not on record was put there by somebody else, unless there was none: after an
         // agent of another layout, or one that could not pin.
         if on_record || keeper.grants.until(&grant).is_some() {
@@ -292,7 +292,7 @@ fn adopt(
         }
         let giver = keeper.policy.doors.iter().find(|door| door.opens.contains(&grant.service));
         let Some(door) = giver.map(knock_policy::Door::id) else { continue };
-        keeper.adopt(grant, Running { door, until: now.saturating_add(lasts) });
+        keeper.adopt(grant, Running { door, until });
     }
     let mut revoke = keeper.grants.no_longer_allowed(&keeper.policy);
     for grant in &revoke {
@@ -306,23 +306,23 @@ fn adopt(
     Ok((restore, revoke))
 }
 
-/// Running grants that the table does not hold, or for another time than they run, with the
-/// time that remains to them. An agent that is killed may have written down more than it could
-/// do yet.
+/// Running grants that the table does not hold, or for another time than they run. An agent that
+/// is killed may have written down more than it could do yet.
 pub(super) fn missing(keeper: &Keeper, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
-    /// Between two clocks: the table was asked before, so it seems to give more.
+    /// Between two clocks, of which the second is read when the kernel has answered: the table
+    /// seems to give more.
     const LESS: Duration = Duration::from_millis(100);
     const MORE: Duration = Duration::from_secs(2);
     let now = clock::since_boot();
-    let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.lasts)).collect();
+    let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.until)).collect();
     let right = |grant: &Grant, running: &Running| {
         let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
-        let left = running.until - now;
-        held.get(&canonical).is_some_and(|&lasts| left <= lasts + LESS && lasts <= left + MORE)
+        let ends = running.until;
+        held.get(&canonical).is_some_and(|&held| ends <= held + LESS && held <= ends + MORE)
     };
     let running = keeper.grants.iter().filter(|(_, running)| running.until > now);
     let lost = running.filter(|(grant, running)| !right(grant, running));
-    lost.map(|(grant, running)| TimedGrant { grant, lasts: running.until - now }).collect()
+    lost.map(|(grant, running)| TimedGrant { grant, until: running.until }).collect()
 }
 
 /// Compiles for what the detector has, and remembers where the trie goes on.

@@ -16,8 +16,8 @@ pub(super) struct Done {
     firewall: Firewall,
     earned: Vec<Earned>,
     result: Result<(), FirewallError>,
-    /// When the times of its elements were worked out, since boot. They run from the moment at which
-    /// the kernel has them.
+    /// A moment, since boot, before what remains to its elements was worked out. They run from the
+    /// moment at which the kernel has them.
     begun: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Agent {
             let begun = clock::since_boot();
             let timed: Vec<_> = earned
                 .iter()
-                .map(|one| TimedGrant { grant: one.grant, lasts: one.until.saturating_sub(begun) })
+                .map(|one| TimedGrant { grant: one.grant, until: one.until })
                 .collect();
             let result = firewall.grant(&timed);
             Done { firewall, earned, result, begun }
@@ -116,7 +116,7 @@ impl Agent {
     }
 
     /// For grants that were running before this agent was, and those that were put into the table
-    /// again for the time that was left to them when that was `begun`, since boot.
+    /// again. `begun` is a moment, since boot, before what remains to them was worked out.
     pub(super) fn set_all_timers(&mut self, begun: Duration) {
         let running: Vec<_> = self.keeper.grants.iter().collect();
         for (grant, running) in running {
@@ -157,9 +157,14 @@ impl Agent {
         Ok(())
     }
 
-    /// The kernel's timeouts stand still while the host sleeps. A grant whose time was over
+    /// The kernel's timeouts stand still while the host sleeps. A trial or grant whose time was over
     /// meanwhile ends now, and the others get the time that remains to them.
     pub(super) async fn after_jump(&mut self) {
+        if self.trial.is_some()
+            && let Err(error) = self.install(self.ruleset.clone()).await
+        {
+            tracing::error!(%error, "without this agent the trial may outlive its time by as long as the host slept");
+        }
         let now = clock::since_boot();
         let over = self.keeper.grants.iter().filter(|(_, running)| running.until <= now);
         let over: Vec<_> = over.map(|(grant, _)| grant).collect();
@@ -168,16 +173,15 @@ impl Agent {
         {
             tracing::error!(%error, "grants whose time is over could not be ended");
         }
-        let left = |(grant, running): (Grant, Running)| TimedGrant {
-            grant,
-            lasts: running.until.saturating_sub(now),
-        };
-        let running: Vec<_> = self.keeper.grants.iter().map(left).collect();
-        if let Err(error) = self.firewall().await.grant(&running) {
+        let timed = |(grant, Running { until, .. })| TimedGrant { grant, until };
+        let running: Vec<_> = self.keeper.grants.iter().map(timed).collect();
+        let firewall = self.firewall().await;
+        let begun = clock::since_boot();
+        if let Err(error) = firewall.grant(&running) {
             tracing::error!(%error, "grants may outlive their time by as long as the host slept");
             self.restore_soon();
         }
-        self.set_all_timers(now);
+        self.set_all_timers(begun);
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use knock_lab::process::PATIENCE;
 use serde_json::Value;
 
-use crate::model::{End, Grant, MARGIN, Model, Standing};
+use crate::model::{Grant, MARGIN, Model, Standing};
 use crate::world::{Wire, World, json};
 
 /// Frames that a driver may have handed to the program and not counted yet.
@@ -147,6 +147,48 @@ fn check_links(world: &World, model: &Model, status: &Value) -> Result<()> {
     Ok(())
 }
 
+/// A trial ends when it was promised, as the agent says and as the kernel's table holds it. Nothing
+/// is waited for: one that is too long would be waited out.
+pub(crate) fn check_trial(world: &World, model: &Model) -> Result<()> {
+    let asked = Instant::now();
+    let left = world.asked("status")?["trial_seconds"].as_f64().map(Duration::from_secs_f64);
+    check_trial_left("the agent", left, model, asked, MARGIN)?;
+    let asked = Instant::now();
+    let set = json(&world.lab.server.sh("nft -n -j list set inet xknock trial"))?;
+    let objects = set["nftables"].as_array().context("no objects")?;
+    let elements = objects.iter().filter_map(|object| object["set"]["elem"].as_array()).flatten();
+    let left = elements.filter_map(|element| element["elem"]["expires"].as_u64()).max();
+    // nft(8) prints whole seconds.
+    let margin = MARGIN + Duration::from_secs(1);
+    check_trial_left("the table", left.map(Duration::from_secs), model, asked, margin)
+}
+
+fn check_trial_left(
+    whose: &str,
+    left: Option<Duration>,
+    model: &Model,
+    asked: Instant,
+    margin: Duration,
+) -> Result<()> {
+    let answered = Instant::now();
+    let Some(end) = model.trial.filter(|end| end.standing(asked) != Standing::Over) else {
+        ensure!(left.is_none(), "{whose} is on trial for {left:?} more, expected none");
+        return Ok(());
+    };
+    let expected = end.left((asked, answered), margin);
+    match left {
+        None => ensure!(
+            end.standing(answered) != Standing::Running,
+            "{whose} is not on trial, expected {expected:?} more"
+        ),
+        Some(left) => ensure!(
+            expected.contains(&left),
+            "{whose} is on trial for {left:?} more, expected {expected:?}"
+        ),
+    }
+    Ok(())
+}
+
 /// The elements in the kernel's table.
 pub(crate) fn check_table(world: &World, model: &Model) -> Result<()> {
     let asked = Instant::now();
@@ -196,16 +238,15 @@ fn check_grants(
         ensure!(!runs || found.contains_key(grant), "{whose} lacks {grant:?} until {end:?}");
     }
     for (grant, left) in found {
-        let Some(End { earliest, latest }) = model.grants.get(grant) else {
+        let Some(end) = model.grants.get(grant) else {
             bail!("{whose} holds {grant:?}, which nobody has earned or which has ended");
         };
-        let over = model.grants[grant].standing(asked) == Standing::Over;
+        let over = end.standing(asked) == Standing::Over;
         ensure!(!over, "{whose} holds {grant:?}, which has ended");
-        let least = earliest.saturating_duration_since(answered + margin);
-        let most = latest.saturating_duration_since(asked) + margin;
+        let expected = end.left((asked, answered), margin);
         ensure!(
-            (least..=most).contains(left),
-            "{whose} gives {grant:?} {left:?} more, expected {least:?} to {most:?}"
+            expected.contains(left),
+            "{whose} gives {grant:?} {left:?} more, expected {expected:?}"
         );
     }
     Ok(())

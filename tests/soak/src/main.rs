@@ -158,6 +158,7 @@ impl Soak {
     fn check(&mut self) -> Result<()> {
         self.tally.checks += 1;
         check::settle(&mut self.world, &mut self.model, &mut self.counts)?;
+        check::check_trial(&self.world, &self.model)?;
         self.probe()?;
         self.hold_connection()
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -165,14 +166,14 @@ impl Plan {
 /// Source and service.
 pub(crate) type Grant = (IpAddr, String);
 
-/// When a grant ends: not before the one, not after the other.
+/// When a grant or a trial ends: not before the one, not after the other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End {
     pub earliest: Instant,
     pub latest: Instant,
 }
 
-/// What can be said of a grant at a moment.
+/// What can be said of a grant or a trial at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Running,
@@ -191,6 +192,18 @@ impl End {
             Standing::Over
         }
     }
+
+    /// How much longer it may last, as somebody says who was `asked` and has `answered` since,
+    /// and whose clock and time to answer may be `margin` off.
+    pub(crate) fn left(
+        &self,
+        (asked, answered): (Instant, Instant),
+        margin: Duration,
+    ) -> RangeInclusive<Duration> {
+        let least = self.earliest.saturating_duration_since(answered + margin);
+        let most = self.latest.saturating_duration_since(asked) + margin;
+        least..=most
+    }
 }
 
 /// What should be so.
@@ -199,7 +212,7 @@ pub(crate) struct Model {
     pub plan: Plan,
     pub grants: BTreeMap<Grant, End>,
     /// When a trial ends.
-    pub trial: Option<Instant>,
+    pub trial: Option<End>,
     /// Whether a trial was confirmed.
     pub confirmed: bool,
     /// Complete sequences that were sent, and of these such as cannot have been lost.
@@ -256,8 +269,9 @@ impl Model {
         self.grants.retain(|(_, service), _| plan.gives(service));
     }
 
-    /// Grants that ended long ago are of no interest.
+    /// Grants and trials that ended long ago are of no interest.
     pub(crate) fn forget_ended(&mut self, now: Instant) {
+        self.trial = self.trial.filter(|end| end.standing(now) != Standing::Over);
         self.grants.retain(|_, end| end.standing(now) != Standing::Over);
     }
 
@@ -266,10 +280,10 @@ impl Model {
         if self.plan.enforce || self.confirmed {
             return Some(true);
         }
-        match self.trial {
-            Some(end) if now + MARGIN < end => Some(true),
-            Some(end) if now < end + MARGIN => None,
-            _ => Some(false),
+        match self.trial.map_or(Standing::Over, |end| end.standing(now)) {
+            Standing::Running => Some(true),
+            Standing::Near => None,
+            Standing::Over => Some(false),
         }
     }
 

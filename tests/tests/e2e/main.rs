@@ -3,6 +3,7 @@
 mod clients;
 mod connections;
 mod control;
+mod deadlines;
 mod floods;
 mod grants;
 mod hazards_wire;

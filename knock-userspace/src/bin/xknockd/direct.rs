@@ -6,9 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use knock_control::Grant;
 use knock_detector::{Pins, Record, Recorded};
-use knock_firewall::{Firewall, TimedGrant};
+use knock_firewall::{Firewall, TimedGrant, since_boot};
 use knock_userspace::places::Places;
-use nix::time::{ClockId, clock_gettime};
 
 use crate::ConfigArgs;
 use crate::policy::{path, read};
@@ -38,19 +37,18 @@ pub(crate) fn open(
         let names: Vec<_> = policy.doors.iter().map(|door| door.name.as_str()).take(20).collect();
         format!("there is no door `{name}` in {}; there are: {}", path.display(), names.join(", "))
     })?;
-    let lasts = lasts.unwrap_or(door.open_for);
+    let until = since_boot() + lasts.unwrap_or(door.open_for);
     let source = address.to_canonical();
     let timed: Vec<_> = door
         .opens
         .iter()
-        .map(|&service| TimedGrant { grant: knock_policy::Grant { source, service }, lasts })
+        .map(|&service| TimedGrant { grant: knock_policy::Grant { source, service }, until })
         .collect();
     let mut firewall = Firewall::open()?;
     firewall
         .grant(&timed)
         .context("no agent is running, so nothing is closed that could be opened")?;
     if let Some(mut record) = record(places)? {
-        let until = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?) + lasts;
         for TimedGrant { grant, .. } in &timed {
             record.put(grant, Recorded { door: door.id(), until })?;
         }
@@ -118,6 +116,6 @@ fn shown(timed: &TimedGrant, door: Option<&str>) -> Grant {
         source: timed.grant.source,
         service: timed.grant.service.to_string(),
         door: door.map(str::to_owned),
-        seconds: timed.lasts.as_secs_f64(),
+        seconds: timed.until.saturating_sub(since_boot()).as_secs_f64(),
     }
 }

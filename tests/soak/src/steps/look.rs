@@ -58,7 +58,13 @@ impl Soak {
     /// Strangers are out, granted sources are in; only as far as it is certain now.
     pub(crate) fn probe(&mut self) -> Result<()> {
         match self.model.enforcing(Instant::now()) {
-            Some(true) => self.strangers_are_out()?,
+            Some(true) => {
+                let result = self.strangers_are_out();
+                // A trial that ended meanwhile let them in.
+                if self.model.enforcing(Instant::now()) == Some(true) {
+                    result?;
+                }
+            }
             Some(false) => self.everybody_is_in()?,
             None => {}
         }
@@ -111,7 +117,9 @@ impl Soak {
     fn everybody_is_in(&mut self) -> Result<()> {
         let stranger = &self.world.lab.stranger;
         let targets = self.targets([stranger.v4, stranger.v6]);
-        self.are_in(Place::Stranger, targets, "while observing")
+        let missing = self.not_in(Place::Stranger, targets);
+        ensure!(missing.is_empty(), "while observing, but out: {missing:?}");
+        Ok(())
     }
 
     /// Every source of a running grant that is on one of the hosts.
@@ -128,19 +136,24 @@ impl Soak {
             .collect()
         };
         let (client, side) = (held(&client), held(&side));
-        self.are_in(Place::Client, client, "with a grant")?;
+        let mut missing = self.not_in(Place::Client, client);
         if self.second_is_watched() {
-            self.are_in(Place::Side, side, "with a grant")?;
+            missing.extend(self.not_in(Place::Side, side));
         }
+        // A grant that ended meanwhile let them in no longer.
+        let running: Vec<_> = self.model.running(Instant::now()).collect();
+        missing.retain(|target| running.contains(&&(target.from, target.service.clone())));
+        ensure!(missing.is_empty(), "with a grant, but out: {missing:?}");
         Ok(())
     }
 
-    fn are_in(&mut self, place: Place, targets: Vec<Target>, why: &str) -> Result<()> {
+    /// Which of `targets` get no answer, at several attempts.
+    fn not_in(&mut self, place: Place, targets: Vec<Target>) -> Vec<Target> {
         self.tally.probes += targets.len() as u64;
         let mut missing = targets;
         for attempt in 0..ATTEMPTS {
             if missing.is_empty() {
-                return Ok(());
+                break;
             }
             let netns: &Netns = match place {
                 Place::Client => &self.world.lab.client,
@@ -153,8 +166,7 @@ impl Soak {
                 self.tally.slow += missing.len() as u64;
             }
         }
-        ensure!(missing.is_empty(), "{why}, but out: {missing:?}");
-        Ok(())
+        missing
     }
 
     /// A connection that a grant let in goes on for ever.

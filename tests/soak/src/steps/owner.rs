@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
-use crate::model::Grant;
+use crate::model::{End, Grant};
 use crate::{Soak, one_in};
 
 impl Soak {
@@ -71,13 +71,16 @@ impl Soak {
             return Ok("refused, it enforces already".to_owned());
         }
         let lasts = Duration::from_secs(self.rng.random_range(4..20));
+        let asked = Instant::now();
         self.world.told(&["try", &format!("{}s", lasts.as_secs())])?;
-        let told = Instant::now();
-        self.model.trial = Some(told + lasts);
+        self.model.trial = Some(End { earliest: asked + lasts, latest: Instant::now() + lasts });
         let what = format!("for {lasts:?}");
         match self.rng.random_range(0..3) {
             0 => {
                 self.probe()?;
+                if self.model.enforcing(Instant::now()) != Some(true) {
+                    return Ok(format!("{what}, over before it could be confirmed"));
+                }
                 self.world.told(&["confirm"])?;
                 (self.model.trial, self.model.confirmed) = (None, true);
                 Ok(format!("{what}, confirmed"))
