@@ -32,9 +32,10 @@ const ROUNDS: usize = 21;
 
 /// A server whose agent knows some keys.
 struct Site {
+    /// Ends before its host goes.
+    agent: Agent,
     lab: Lab,
     keys: Keys,
-    agent: Agent,
     /// What the packets of the last key are made with.
     id: [u8; 8],
     prefilter: knock_common::siphash::SipKey,

@@ -1,5 +1,6 @@
 //! The programs that xknock is measured beside.
 
+use knock_lab::leftovers;
 use knock_lab::netns::Netns;
 use knock_lab::process::Process;
 use knock_lab::services::eventually;
@@ -95,7 +96,7 @@ impl Knocker {
                      udp dport {SERVICE} ip saddr @open accept\nudp dport {SERVICE} drop\n}}\n}}"
                     ),
                 )?;
-                let config = TempDir::new().map_err(|error| error.to_string())?;
+                let config = leftovers::folder();
                 let path = config.path().join("knockd.conf");
                 let text = format!(
                     "[options]\n\tinterface = eth0\n[door]\n\
@@ -151,7 +152,7 @@ pub(crate) fn xknock_config(max_sources: u32) -> String {
 }
 
 fn load_rules(lab: &Lab, rules: &str) -> Result<(), String> {
-    let folder = TempDir::new().map_err(|error| error.to_string())?;
+    let folder = leftovers::folder();
     let path = folder.path().join("rules");
     std::fs::write(&path, rules).map_err(|error| error.to_string())?;
     let output = lab.server.command("nft").arg("-f").arg(&path).output();

@@ -28,9 +28,9 @@ pub(crate) struct Effort {
 /// A receiver with something attached to its interface.
 struct Subject {
     name: &'static str,
-    lab: Lab,
-    /// Detaches when dropped.
+    /// Detaches when dropped, before its host goes.
     attached: Box<dyn std::any::Any>,
+    lab: Lab,
     rates: Vec<f64>,
 }
 

@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use knock_detector::Pins;
-use knock_userspace::places::Places;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::Host;
+use crate::leftovers;
 use crate::process::{Process, patience, seconds};
 
 /// The path of one of the project's programs, beside the test that runs.
@@ -44,7 +43,7 @@ impl Config {
     ///
     /// If it cannot be written.
     pub fn new(text: &str) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = leftovers::folder();
         let path = folder.path().join("xknockd.toml");
         fs::write(&path, text).expect("the config is written");
         Self { path, _folder: Some(folder) }
@@ -271,16 +270,6 @@ pub fn with_clock(mut xknockd: Command, offset: &str) -> Command {
 
 /// What lets a program see other clocks; the loader knows where this host's libraries are.
 pub const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
-
-/// Removes what agents on `host` have left outside of its namespace.
-pub(crate) fn remove_leftovers(instance: &str) {
-    let places = Places::of(instance);
-    if let Ok(Some(pins)) = Pins::existing(&places.pins) {
-        let _ = pins.remove_all();
-    }
-    let _ = fs::remove_dir_all(&places.run);
-    let _ = fs::remove_dir_all(&places.state);
-}
 
 /// Runs the agent's program on `host` to its end.
 ///

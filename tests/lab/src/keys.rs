@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::agent::{Agent, Config, patiently, program, xknockd};
 use crate::lab::Host;
+use crate::leftovers;
 use crate::process::{Process, seconds};
 
 /// A server's config and keys, in a folder of their own.
@@ -28,7 +29,7 @@ impl Keys {
     ///
     /// If it cannot be written.
     pub fn new(top: &str, doors: &str) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = leftovers::folder();
         let keys = Self { folder };
         keys.set_config(top, doors);
         keys
@@ -120,7 +121,7 @@ impl Device {
     ///
     /// If it fails.
     pub fn new(host: &Host, line: &str, address: &str) -> Self {
-        let device = Self { home: TempDir::new().expect("a temporary folder") };
+        let device = Self { home: leftovers::folder() };
         let import = ["import", line.trim(), "--as", "server", "--host", address];
         let output = device.xknock(host, &import);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -176,7 +177,7 @@ pub struct Capture {
 impl Capture {
     /// Begins to listen at `eth0` of `host`.
     pub fn start(host: &Host) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = leftovers::folder();
         let file = folder.path().join("capture.pcap");
         let mut command = host.command("tcpdump");
         // As root, or it could not write into the folder; each packet at once.

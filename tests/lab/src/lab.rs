@@ -6,7 +6,9 @@ use std::ops::Deref;
 use etherparse::PacketBuilder;
 use knock_common::traffic::{FRAME, Pattern};
 use knock_detector::Traffic;
+use knock_userspace::places::Places;
 
+use crate::leftovers;
 use crate::netns::Netns;
 
 /// A server, a client and a stranger, who can see and spoof each other, joined by a
@@ -111,7 +113,12 @@ impl Default for Lab {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        crate::agent::remove_leftovers(self.netns.name());
+        // First, because an agent that still runs would write its files again.
+        self.netns.end_processes();
+        let Places { run, pins, state } = Places::of(self.netns.name());
+        for folder in [pins, run, state] {
+            leftovers::remove_folder(&folder);
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The network lab: hosts in throwaway network namespaces on one switch, the agent on
 //! one of them, and the clients that people use.
 //!
-//! Everything ends by itself: namespaces, processes and listeners live in values that
-//! take them along when they are dropped, in a panic too.
+//! Everything ends by itself: namespaces, processes and listeners live in values that take them
+//! along when they are dropped, in a panic too. What a killed process leaves, the next one removes
+//! (see [`leftovers`]).
 
 pub mod agent;
 pub mod clients;
 pub mod keys;
 pub mod lab;
+pub mod leftovers;
 pub mod mangle;
 pub mod netns;
 pub mod process;

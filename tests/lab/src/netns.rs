@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use nix::sched::{CloneFlags, setns};
+
+use crate::leftovers::{self, NAMESPACES};
 
 /// A named network namespace.
 #[derive(Debug)]
@@ -23,7 +26,8 @@ impl Netns {
     pub fn new(role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("xk{}-{count}-{role}", std::process::id());
+        leftovers::sweep_once();
+        let name = format!("{}-{count}-{role}", leftovers::label());
         run(Command::new("ip").args(["netns", "add", &name]));
         let netns = Self { name };
         netns.ip("link set lo up");
@@ -96,14 +100,24 @@ impl Netns {
     }
 
     fn file(&self) -> File {
-        File::open(format!("/run/netns/{}", self.name)).expect("the namespace is there")
+        File::open(self.path()).expect("the namespace is there")
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(NAMESPACES).join(&self.name)
+    }
+
+    /// Kills what still runs in here.
+    pub(crate) fn end_processes(&self) {
+        leftovers::end_processes(&self.path());
     }
 }
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // Sockets and processes that are still in there keep the namespace itself alive
-        // a little longer; its name is free at once.
+        self.end_processes();
+        // Sockets of this process that are still in there keep the namespace itself alive a
+        // little longer. Its name is free at once.
         let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
     }
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::agent::{Agent, Config, program};
 use crate::lab::Host;
+use crate::leftovers;
 use crate::netns::run;
 
 /// A user and group that no host has. Whoever has no entry in `/etc/passwd` owns nothing.
@@ -55,7 +56,7 @@ impl OwnUser {
     ///
     /// If the command of the unit fails, or anything else.
     pub fn prepare(host: &Host, config: &Config) -> Self {
-        let bpf = TempDir::new().expect("a temporary folder");
+        let bpf = leftovers::folder();
         run(Command::new("mount").args(["-t", "bpf", "-o", "mode=0700", "bpf"]).arg(bpf.path()));
         let own = Self { bpf, config: config.path() };
         let places = Places::of(host.name());

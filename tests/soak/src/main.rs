@@ -122,7 +122,7 @@ fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 impl Soak {
     fn begin(seed: u64) -> Result<Self> {
-        let keys = tempfile::tempdir()?;
+        let keys = knock_lab::leftovers::folder();
         let model = Model::new(keys.path().join("keys"));
         let mut world = World::new(&model.plan.toml());
         let device = Device::new(&world, keys)?;

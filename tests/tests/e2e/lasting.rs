@@ -10,6 +10,7 @@ use knock_common::LAYOUT;
 use knock_common::sequence::{Protocol, Step};
 use knock_lab::agent::{program, with_clock, xknockd};
 use knock_lab::clients::xknock_steps;
+use knock_lab::leftovers;
 use knock_lab::process::Process;
 use knock_lab::services::{Echo, tcp_open};
 use knock_lab::table::await_table;
@@ -207,11 +208,12 @@ fn end_traced(lab: &Lab, process: Process, signal: Signal) {
 /// Each of the calls that a start makes until it is ready, as its name and how many of that name
 /// there were before.
 fn stages(lab: &Lab, config: &Config) -> Vec<(String, usize)> {
-    let trace = tempfile::NamedTempFile::new().expect("a file");
-    let mut process = Process::start(&mut traced(lab, config, trace.path(), &[]));
+    let folder = leftovers::folder();
+    let trace = folder.path().join("trace");
+    let mut process = Process::start(&mut traced(lab, config, &trace, &[]));
     process.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
     end_traced(lab, process, Signal::SIGKILL);
-    let text = std::fs::read_to_string(trace.path()).expect("a trace");
+    let text = std::fs::read_to_string(trace).expect("a trace");
     let mut counts = HashMap::new();
     let mut stages = Vec::new();
     for line in text.lines() {

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use knock_lab::agent::xknockd;
+use knock_lab::leftovers;
 use knock_lab::process::PATIENCE;
 use knock_lab::{Agent, Config, Lab};
 use nix::sys::signal::Signal;
@@ -19,7 +20,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn new() -> Self {
-        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        let folder = leftovers::folder();
         let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket option");
         Self { socket, folder }

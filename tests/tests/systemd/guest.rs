@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use knock_lab::agent::program;
+use knock_lab::leftovers;
 use knock_lab::netns::run;
 use knock_lab::services::eventually;
 use knock_lab::unit;
@@ -27,10 +28,15 @@ struct Guest {
     folder: TempDir,
 }
 
+/// The control group of the guest.
+fn group() -> String {
+    format!("{}-guest", leftovers::label())
+}
+
 impl Guest {
     /// Boots it with the agent, its files and a config as an administrator would install them.
     fn boot() -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = leftovers::folder();
         run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(folder.path()));
         let packaging = unit::path().with_file_name("..");
         let install = |from: &Path, to: &str| {
@@ -50,8 +56,10 @@ impl Guest {
         fs::write(config.join("xknockd.toml"), CONFIG).expect("a config");
 
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/boot.sh");
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "bash"]).arg(script).arg(folder.path());
+        // If this process is killed, so is the guest.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "bash"]);
+        command.arg(script).arg(folder.path()).arg(group());
         let said = fs::File::create(folder.path().join("said")).expect("a file");
         let unshare = command.stdin(Stdio::null()).stderr(said).spawn().expect("unshare runs");
         let mut guest = Self { unshare, init: String::new(), folder };
@@ -108,9 +116,9 @@ impl Drop for Guest {
             let _ = self.unshare.kill();
         }
         let _ = self.unshare.wait();
-        let group = format!("cgroup/xknock-{}", self.unshare.id());
         let script = format!(
-            "mount -t cgroup2 none cgroup && find {group} -depth -type d -exec rmdir {{}} +"
+            "mount -t cgroup2 none cgroup && find cgroup/{} -depth -type d -exec rmdir {{}} +",
+            group()
         );
         let mut rmdir = Command::new("unshare");
         rmdir.current_dir(self.folder.path()).args(["--mount", "sh", "-c", &script]);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use knock_lab::agent::program;
+use knock_lab::leftovers;
 use knock_lab::netns::run;
 use knock_lab::unit;
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 fn unit(change: impl FnOnce(String) -> String) -> (TempDir, PathBuf) {
     let text = fs::read_to_string(unit::path()).expect("the unit");
     let built = format!("ExecStart={}", program("xknockd").display());
-    let folder = TempDir::new().expect("a temporary folder");
+    let folder = leftovers::folder();
     let path = folder.path().join("xknockd.service");
     fs::write(&path, change(text.replace("ExecStart=xknockd", &built))).expect("a file");
     (folder, path)
@@ -55,7 +56,7 @@ fn its_exposure_is_two_at_most() {
 
 #[test]
 fn the_config_is_for_root_to_write_and_for_the_agent_to_read() {
-    let root = TempDir::new().expect("a temporary folder");
+    let root = leftovers::folder();
     let folder = root.path().join("etc/xknock");
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("xknockd.toml"), "").expect("a config that everybody may read");

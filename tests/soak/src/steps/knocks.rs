@@ -171,7 +171,7 @@ impl Soak {
     }
 
     /// Begins to put frames on the wire that open nothing.
-    pub(super) fn begin_flood(&mut self) -> Result<(JoinHandle<()>, u32, &'static str)> {
+    fn begin_flood(&mut self) -> Result<(Flood, u32, &'static str)> {
         let doors = self.model.plan.present();
         let steps = doors.choose(&mut self.rng).context("there is always a door")?.steps();
         let stray = Step::new(Protocol::Tcp, steps[0].port + 1);
@@ -186,13 +186,13 @@ impl Soak {
         let count = self.rng.random_range(5_000..60_000);
         self.tally.frames += u64::from(count);
         let lab = Arc::clone(&self.world.lab);
-        Ok((std::thread::spawn(move || lab.generate(pattern, count)), count, name))
+        Ok((Flood::start(move || lab.generate(pattern, count)), count, name))
     }
 
     pub(super) fn flood(&mut self) -> Result<String> {
         let (before, dropped) = (self.world.wire(), self.world.dropped());
         let (flood, count, name) = self.begin_flood()?;
-        end_flood(flood)?;
+        flood.end()?;
         let lost = self.world.dropped() - dropped;
         let arrived = self.world.wire().first - before.first;
         ensure!(
@@ -210,7 +210,7 @@ impl Soak {
         } else {
             self.happen_between(&[])
         };
-        end_flood(flood)?;
+        flood.end()?;
         Ok(format!("{count} frames, {name}; {}", happened?))
     }
 
@@ -229,6 +229,26 @@ impl Soak {
     }
 }
 
-pub(super) fn end_flood(flood: JoinHandle<()>) -> Result<()> {
-    flood.join().map_err(|_| anyhow::anyhow!("the flood failed"))
+/// Frames that another thread sends. It holds the lab, and must end before the lab goes: hence the
+/// wait when this is dropped, in a panic too.
+struct Flood(Option<JoinHandle<()>>);
+
+impl Flood {
+    fn start(send: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(std::thread::spawn(send)))
+    }
+
+    /// Waits until all frames are sent.
+    fn end(mut self) -> Result<()> {
+        let sent = self.0.take().map_or(Ok(()), JoinHandle::join);
+        sent.map_err(|_| anyhow::anyhow!("the flood failed"))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
 }

@@ -6,11 +6,11 @@ use std::process::Command;
 
 use knock_lab::agent::program;
 use knock_lab::keys::{Device, Keys};
+use knock_lab::leftovers;
 use knock_lab::netns::run;
 use knock_lab::process::{Process, seconds};
 use knock_lab::services::tcp_open;
 use knock_lab::{Host, Lab};
-use tempfile::TempDir;
 
 use super::{ROLLING, SEALED};
 
@@ -53,7 +53,7 @@ fn ssh_config(folder: &Path) -> String {
 #[test]
 fn ssh_and_scp_just_work() {
     for door in [SEALED, ROLLING] {
-        let (lab, folder) = (Lab::new(), TempDir::new().expect("a folder"));
+        let (lab, folder) = (Lab::new(), leftovers::folder());
         let _sshd = sshd(&lab.server, folder.path());
         let config = ssh_config(folder.path());
         let keys = Keys::new("", &format!("{door}open_for = \"{}\"\n", seconds(2)));
