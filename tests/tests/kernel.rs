@@ -6,7 +6,7 @@ use std::time::Duration;
 use knock_common::sequence::{Protocol, Step};
 use knock_detector::{Component, Detector, Presence, Settings, VerifierStats};
 use knock_lab::agent::{Config, xknockd, xknockd_output};
-use knock_lab::{Agent, Lab};
+use knock_lab::{Agent, ConfigText, Lab};
 use knock_policy::compile::{Served, compile};
 use knock_policy::{Door, Knocks, Policy, Service};
 use knock_userspace::kernel_features::features;
@@ -17,18 +17,14 @@ fn is_too_old() -> bool {
     std::env::var("XKNOCK_TEST_KERNEL").is_ok_and(|expected| expected == "refusal")
 }
 
-const CONFIG: &str = "interfaces = [\"eth0\"]\nmode = \"enforce\"\n\
-    [[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\
-    sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n";
-
 #[test]
 fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
     let lab = Lab::new();
     if !is_too_old() {
-        Agent::start(&lab.server, CONFIG).stop();
+        Agent::start(&lab.server, ConfigText::ssh()).stop();
         return;
     }
-    let config = Config::new(CONFIG);
+    let config = Config::new(ConfigText::ssh());
     let output = xknockd(&lab.server).arg("run").arg("--config").arg(config.path()).output();
     let output = output.expect("xknockd runs");
     let said = String::from_utf8_lossy(&output.stderr);

@@ -32,7 +32,7 @@ pub(crate) fn burst(report: &mut Report, clients: u32) {
         ),
     );
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &xknock_config(1 << 20));
+    let agent = Agent::start(&lab.server, xknock_config(1 << 20));
     let process = agent.process().id();
     let before = memory::cpu_seconds(process);
     let mut changes = Changes::of(&lab.server);
@@ -108,7 +108,7 @@ pub(crate) fn idle(report: &mut Report, frames: u32) {
         &format!("{frames} frames of noise, then as many first steps, from random sources."),
     );
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &xknock_config(65_536));
+    let agent = Agent::start(&lab.server, xknock_config(65_536));
     let process = agent.process().id();
     let before = memory::sleeps(process);
     let first = Pattern::new(FIRST, 0x0fff_ffff, true, &steps()[..1]);

@@ -7,7 +7,7 @@ use knock_common::sealed::{SIZE, set_tag, set_time};
 use knock_detector::run_program;
 use knock_keys::{Folder, KeyDoor, Opener};
 use knock_lab::keys::Keys;
-use knock_lab::{Agent, Lab};
+use knock_lab::{Agent, ConfigText, Lab};
 
 use crate::memory;
 use crate::report::{Report, Unit, Value};
@@ -21,9 +21,7 @@ pub(crate) const SWAP: &str = "a new time slot, until the detector knows it";
 pub(crate) const SUBJECT: &str = "xknock";
 const NO_KNOCK: &str = "packet that is no knock, all of it";
 
-const SEALED: &str = "[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = \"sealed\"\n";
-const ROLLING: &str = "[[door]]\nname = \"web\"\nopens = [\"tcp/443\"]\nmethod = \"rolling\"\n";
-/// The same, as keys know them.
+/// A sealed and a rolling door, as keys know them.
 const KEY_DOORS: [&str; 2] =
     ["ssh:sealed:62201:seen:30:tcp/22", "web:rolling:20000-32767::5:udp:30:tcp/443"];
 /// The agent tells how long a new slot takes it.
@@ -43,9 +41,9 @@ struct Site {
 }
 
 impl Site {
-    /// With so many keys for each of `doors`.
-    fn new(count: usize, doors: &str, key_doors: &[&str]) -> Self {
-        let (lab, keys) = (Lab::new(), Keys::new("decoys = 0", doors));
+    /// With so many keys for the config's doors.
+    fn new(count: usize, config: ConfigText, key_doors: &[&str]) -> Self {
+        let (lab, keys) = (Lab::new(), Keys::new(config.top("decoys", 0)));
         let door = |door: &&str| door.parse().expect("a door");
         let doors: Vec<KeyDoor> = key_doors.iter().map(door).collect();
         let line = keys.draw(&lab.server, count, &doors);
@@ -84,10 +82,9 @@ pub(crate) fn measure(report: &mut Report, packets: u32) {
         ),
     );
     // Without rolling doors, the first agent has nothing to do by itself.
-    let (few, many) = (
-        Site::new(1, SEALED, &KEY_DOORS[..1]),
-        Site::new(10_000, &[SEALED, ROLLING].concat(), &KEY_DOORS),
-    );
+    let sealed = ConfigText::new().door("ssh", ["tcp/22"]).method("sealed");
+    let both = sealed.clone().door("web", ["tcp/443"]).method("rolling");
+    let (few, many) = (Site::new(1, sealed, &KEY_DOORS[..1]), Site::new(10_000, both, &KEY_DOORS));
     let sites = [("one key", few), ("10,000 keys", many)];
     for (kind, make) in [
         (NO_KNOCK, None),

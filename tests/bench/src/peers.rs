@@ -4,7 +4,7 @@ use knock_lab::leftovers;
 use knock_lab::netns::Netns;
 use knock_lab::process::Process;
 use knock_lab::services::eventually;
-use knock_lab::{Agent, Lab};
+use knock_lab::{Agent, ConfigText, Lab};
 use tempfile::TempDir;
 
 use crate::clients::{KNOCKS, SERVICE};
@@ -83,7 +83,7 @@ impl Knocker {
         let [first, second, third] = KNOCKS;
         match self {
             Self::Xknock => {
-                let agent = Agent::start(&lab.server, &xknock_config(65_536));
+                let agent = Agent::start(&lab.server, xknock_config(65_536));
                 Ok(Running::Xknock { _agent: agent })
             }
             Self::Knockd => {
@@ -142,13 +142,11 @@ impl Knocker {
 }
 
 /// The config of the agent for knocking clients.
-pub(crate) fn xknock_config(max_sources: u32) -> String {
-    let steps = KNOCKS.map(|port| format!("\"udp/{port}\"")).join(", ");
-    format!(
-        "interfaces = [\"eth0\"]\nmode = \"enforce\"\nknocks = \"drop\"\n\
-         max_sources = {max_sources}\n[[door]]\nname = \"door\"\nopens = [\"udp/{SERVICE}\"]\n\
-         sequence = [{steps}]\nopen_for = \"10m\"\nmax_grants = 10000000\n"
-    )
+pub(crate) fn xknock_config(max_sources: u32) -> ConfigText {
+    let text = ConfigText::new().top("knocks", "drop").top("max_sources", max_sources);
+    let text = text.door("door", [&format!("udp/{SERVICE}")]).open_for("10m");
+    let steps = KNOCKS.map(|port| format!("udp/{port}")).join(",");
+    text.sequence(&steps).in_door("max_grants", 10_000_000)
 }
 
 fn load_rules(lab: &Lab, rules: &str) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
 use knock_detector::Nothing;
-use knock_lab::{Agent, Lab};
+use knock_lab::{Agent, ConfigText, Lab};
 use knock_policy::compile::draw_sequence;
 
 use crate::clients::SERVICE;
@@ -45,7 +45,7 @@ pub(crate) fn measure(report: &mut Report, effort: Effort) {
         Ok(subject) => subjects.push(subject),
         Err(reason) => report.skip(SECTION, "xdp-filter", &reason),
     }
-    subjects.push(agent("xknock", &config(1, 65_536)));
+    subjects.push(agent("xknock", config(1, 65_536)));
     for _ in 0..effort.rounds {
         for subject in &mut subjects {
             let (pattern, frame) = noise();
@@ -79,7 +79,7 @@ pub(crate) fn scale(report: &mut Report, effort: Effort) {
     report.section(DOORS, "The same noise. Maps as the kernel accounts for them, agent resident.");
     for doors in [1, 100, 10_000].into_iter().filter(|doors| *doors <= effort.largest) {
         let mut empty = empty("empty program");
-        let mut subject = agent("xknock", &config(doors, 65_536));
+        let mut subject = agent("xknock", config(doors, 65_536));
         compare(report, DOORS, &doors.to_string(), &mut empty, &mut subject, effort);
     }
     report.section(
@@ -91,7 +91,7 @@ pub(crate) fn scale(report: &mut Report, effort: Effort) {
         [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|sources| *sources <= effort.largest)
     {
         let mut empty = empty("empty program");
-        let mut subject = agent("xknock", &config(1, 1 << 20));
+        let mut subject = agent("xknock", config(1, 1 << 20));
         let pattern = Pattern::new(0x1000_0000, 0x0fff_ffff, false, &STEPS[..2]);
         rate(&subject.lab, pattern, crate::frames::template(), 2 * sources);
         compare(report, SOURCES, &sources.to_string(), &mut empty, &mut subject, effort);
@@ -128,14 +128,13 @@ const STEPS: [Step; 3] = [
 ];
 
 /// One door with the steps above, and more with random ones.
-fn config(doors: u32, max_sources: u32) -> String {
+fn config(doors: u32, max_sources: u32) -> ConfigText {
     let mut rng = rand::rng();
-    let mut text = format!(
-        "interfaces = [\"eth0\"]\nmode = \"enforce\"\nmax_sources = {max_sources}\n\
-         [[door]]\nname = \"first\"\nopens = [\"udp/5353\"]\nwithin = \"5m\"\n\
-         sequence = [\"udp/7000\", \"udp/8000\", \"udp/4500\"]\n"
-    );
-    for door in 1..doors {
+    let opens = format!("udp/{SERVICE}");
+    let text = |steps: &[Step]| steps.iter().map(Step::to_string).collect::<Vec<_>>().join(",");
+    let first = ConfigText::new().top("max_sources", max_sources).door("first", [&opens]);
+    let first = first.within("5m").sequence(&text(&STEPS));
+    (1..doors).fold(first, |config, door| {
         // No step may be what a door opens.
         let steps = loop {
             let steps = draw_sequence(&mut rng, 4);
@@ -143,13 +142,8 @@ fn config(doors: u32, max_sources: u32) -> String {
                 break steps;
             }
         };
-        let steps: Vec<_> = steps.iter().map(|step| format!("\"{step}\"")).collect();
-        text += &format!(
-            "[[door]]\nname = \"door{door}\"\nopens = [\"udp/5353\"]\nsequence = [{}]\n",
-            steps.join(", ")
-        );
-    }
-    text
+        config.door(&format!("door{door}"), [&opens]).sequence(&text(&steps))
+    })
 }
 
 fn empty(name: &'static str) -> Subject {
@@ -164,7 +158,7 @@ fn filter() -> Result<Subject, String> {
     Ok(Subject { name: "xdp-filter", lab, attached: Box::new(()), rates: Vec::new() })
 }
 
-fn agent(name: &'static str, config: &str) -> Subject {
+fn agent(name: &'static str, config: ConfigText) -> Subject {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, config);
     Subject { name, lab, attached: Box::new(agent), rates: Vec::new() }

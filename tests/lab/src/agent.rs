@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::lab::Host;
 use crate::leftovers;
-use crate::process::{Process, patience, seconds};
+use crate::process::{Process, patience};
 
 /// The path of one of the project's programs, beside the test that runs.
 ///
@@ -42,10 +42,10 @@ impl Config {
     /// # Panics
     ///
     /// If it cannot be written.
-    pub fn new(text: &str) -> Self {
+    pub fn new(text: impl Into<String>) -> Self {
         let folder = leftovers::folder();
         let path = folder.path().join("xknockd.toml");
-        fs::write(&path, text).expect("the config is written");
+        fs::write(&path, text.into()).expect("the config is written");
         Self { path, _folder: Some(folder) }
     }
 
@@ -60,16 +60,6 @@ impl Config {
     }
 }
 
-/// The first lines of a config, `top` with the default of `late_grants` unless it has its own: a
-/// knock may wait as much longer as this machine is slower.
-pub fn patiently(top: &str) -> String {
-    if top.contains("late_grants") {
-        return top.to_owned();
-    }
-    let end = if top.is_empty() { "" } else { "\n" };
-    format!("{top}{end}late_grants = \"{}\"", seconds(5))
-}
-
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -79,12 +69,12 @@ pub struct Agent {
 
 impl Agent {
     /// Starts the agent on `host` with `config` and waits until it is ready.
-    pub fn start(host: &Host, config: &str) -> Self {
+    pub fn start(host: &Host, config: impl Into<String>) -> Self {
         Self::start_with(host, config, &[])
     }
 
     /// The same with more arguments after `run`.
-    pub fn start_with(host: &Host, config: &str, arguments: &[&str]) -> Self {
+    pub fn start_with(host: &Host, config: impl Into<String>, arguments: &[&str]) -> Self {
         let config = Config::new(config);
         let mut command = xknockd(host);
         command.arg("run").arg("--config").arg(config.path()).args(arguments);
@@ -136,8 +126,8 @@ impl Agent {
     /// # Panics
     ///
     /// If it cannot be written.
-    pub fn rewrite_config(&self, text: &str) {
-        fs::write(self.config.path(), text).expect("the config is written");
+    pub fn rewrite_config(&self, text: impl Into<String>) {
+        fs::write(self.config.path(), text.into()).expect("the config is written");
     }
 
     /// Waits for the log to say that `service` is open for `source`; the record.

@@ -11,7 +11,8 @@ use knock_userspace::keyring::ReplayStore;
 use knock_userspace::places::Places;
 use tempfile::TempDir;
 
-use crate::agent::{Agent, Config, patiently, program, xknockd};
+use crate::agent::{Agent, Config, program, xknockd};
+use crate::config::ConfigText;
 use crate::lab::Host;
 use crate::leftovers;
 use crate::process::{Process, seconds};
@@ -23,15 +24,14 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// For a config with these doors, and `top` above them.
+    /// For the agent with this config, to which the folder of keys is added.
     ///
     /// # Panics
     ///
     /// If it cannot be written.
-    pub fn new(top: &str, doors: &str) -> Self {
-        let folder = leftovers::folder();
-        let keys = Self { folder };
-        keys.set_config(top, doors);
+    pub fn new(config: ConfigText) -> Self {
+        let keys = Self { folder: leftovers::folder() };
+        keys.set_config(config);
         keys
     }
 
@@ -40,11 +40,9 @@ impl Keys {
     /// # Panics
     ///
     /// If it cannot be written.
-    pub fn set_config(&self, top: &str, doors: &str) {
-        let (keys, top) = (self.folder().display().to_string(), patiently(top));
-        let text = format!(
-            "interfaces = [\"eth0\"]\nmode = \"enforce\"\nkeys = \"{keys}\"\n{top}\n{doors}\n"
-        );
+    pub fn set_config(&self, config: ConfigText) {
+        let folder = self.folder().display().to_string();
+        let text = config.top("keys", folder).to_string();
         fs::write(self.config(), text).expect("the config is written");
     }
 

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod clients;
+pub mod config;
 pub mod keys;
 pub mod lab;
 pub mod leftovers;
@@ -19,4 +20,5 @@ pub mod table;
 pub mod unit;
 
 pub use agent::{Agent, Config};
+pub use config::ConfigText;
 pub use lab::{Host, Lab};

@@ -12,15 +12,12 @@ use knock_lab::leftovers::{self, RUN};
 use knock_lab::netns::Netns;
 use knock_lab::services::eventually;
 use knock_lab::unit::OwnUser;
-use knock_lab::{Agent, Config, Lab};
+use knock_lab::{Agent, Config, ConfigText, Lab};
 use nix::libc;
 
 /// Says how [`victim`] ends.
 const END: &str = "XKNOCK_VICTIM";
 const READY: &str = "the victim's agents: ";
-const CONFIG: &str = "interfaces = [\"eth0\"]\nmode = \"enforce\"\n\
-    [[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\
-    sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n";
 
 /// Makes all that a lab can leave, in a process that the other tests start. Otherwise it does
 /// nothing.
@@ -36,9 +33,10 @@ fn victim() {
         agents: [Agent; 2],
     }
     let (lab, own_lab) = (Lab::new(), Lab::new());
-    let own_config = Config::new(CONFIG);
+    let own_config = Config::new(ConfigText::ssh());
     let own = OwnUser::prepare(&own_lab.server, &own_config);
-    let agents = [Agent::start(&lab.server, CONFIG), own.start(&own_lab.server, own_config)];
+    let agents =
+        [Agent::start(&lab.server, ConfigText::ssh()), own.start(&own_lab.server, own_config)];
     let site = Site { _lab: lab, _own_lab: own_lab, _side: Netns::new("side"), _own: own, agents };
     let [first, second] = site.agents.each_ref().map(|agent| agent.process().id());
     println!("{READY}{first} {second}");
@@ -106,8 +104,8 @@ fn a_process_that_ends_well_or_in_a_panic_leaves_nothing() {
 #[test]
 fn a_killed_process_leaves_what_the_next_sweep_removes() {
     // That of a living process stays.
-    let (lab, config) = (Lab::new(), Config::new(CONFIG));
-    let agent = Agent::start(&lab.server, CONFIG);
+    let (lab, config) = (Lab::new(), Config::new(ConfigText::ssh()));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let own = leftovers::of_process(std::process::id());
     let mut victim = Victim::start("kill");
     let while_it_lives = victim.left();

@@ -2,13 +2,13 @@
 //! Pure; time comes from the caller.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
+use knock_lab::ConfigText;
 
 /// How far clocks and timers may be apart on a busy machine before it counts.
 pub(crate) const MARGIN: Duration = Duration::from_millis(1500);
@@ -127,39 +127,24 @@ impl Plan {
         self.guarded().contains(&service)
     }
 
-    /// As a file.
+    /// As a config.
     pub(crate) fn toml(&self) -> String {
-        let interfaces = if self.pattern { "\"eth*\"" } else { "\"eth0\", \"eth1\"" };
-        let mode = if self.enforce { "enforce" } else { "observe" };
-        let mut text = format!(
-            "interfaces = [{interfaces}]\nmode = \"{mode}\"\nmax_sources = {}\nstrays = {}\n\
-             late_grants = \"1m\"\nkeys = \"{}\"\n",
-            self.max_sources,
-            self.strays,
-            self.keys.display()
-        );
-        for door in self.present() {
-            let opens: Vec<_> = door.opens.iter().map(|one| format!("\"{one}\"")).collect();
-            let steps: Vec<_> =
-                door.steps_text().split(',').map(|one| format!("\"{one}\"")).collect();
-            let _ = write!(
-                text,
-                "\n[[door]]\nname = \"{}\"\nopens = [{}]\nsequence = [{}]\nwithin = \"2m\"\n\
-                 open_for = \"{}s\"\n",
-                door.name,
-                opens.join(", "),
-                steps.join(", "),
-                door.open_for.as_secs()
-            );
-        }
-        let Door { name, opens, open_for, .. } = &self.vault;
-        let _ = write!(
-            text,
-            "\n[[door]]\nname = \"{name}\"\nopens = [\"{}\"]\nmethod = \"sealed\"\nopen_for = \"{}s\"\n",
-            opens[0],
-            open_for.as_secs()
-        );
-        text
+        let text = ConfigText::new().top("mode", if self.enforce { "enforce" } else { "observe" });
+        let text = match self.pattern {
+            true => text.interfaces(["eth*"]),
+            false => text.interfaces(["eth0", "eth1"]),
+        };
+        let text = text.top("max_sources", self.max_sources).top("strays", u32::from(self.strays));
+        let text = text.top("late_grants", "1m").top("keys", self.keys.display().to_string());
+        let door = |text: ConfigText, door: &Door| {
+            let time = format!("{}s", door.open_for.as_secs());
+            text.door(door.name, []).in_door("opens", door.opens.to_vec()).open_for(&time)
+        };
+        let text = self
+            .present()
+            .iter()
+            .fold(text, |text, one| door(text, one).sequence(one.steps_text()).within("2m"));
+        door(text, &self.vault).method("sealed").to_string()
     }
 }
 

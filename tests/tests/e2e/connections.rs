@@ -3,16 +3,17 @@
 use knock_lab::clients::xknock_steps;
 use knock_lab::process::{Process, seconds};
 use knock_lab::services::{Echo, connect, echoes, eventually, tcp_open};
-use knock_lab::{Agent, Lab};
+use knock_lab::{Agent, ConfigText, Lab};
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 /// Opens, connects, lets the grant end; whether the connection still works.
-fn connection_outlives_its_grant(top: &str, door: &str) -> bool {
+fn connection_outlives_its_grant(connections: &str, cut: bool) -> bool {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let door = format!("open_for = \"{}\"\n{door}", seconds(2));
-    let mut agent = Agent::start(&lab.server, &config(top, &door));
+    let text = ConfigText::ssh().top("connections", connections);
+    let text = text.open_for(&seconds(2)).in_door("cut", cut);
+    let mut agent = Agent::start(&lab.server, text);
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     let mut connection = connect(&lab.client, lab.server.v4, 22).expect("the port is open");
@@ -25,22 +26,22 @@ fn connection_outlives_its_grant(top: &str, door: &str) -> bool {
 
 #[test]
 fn a_stateless_connection_outlives_its_grant() {
-    assert!(connection_outlives_its_grant("connections = \"stateless\"", ""));
+    assert!(connection_outlives_its_grant("stateless", false));
 }
 
 #[test]
 fn a_tracked_connection_outlives_its_grant() {
-    assert!(connection_outlives_its_grant("connections = \"conntrack\"", ""));
+    assert!(connection_outlives_its_grant("conntrack", false));
 }
 
 #[test]
 fn a_cut_ends_a_stateless_connection_with_its_grant() {
-    assert!(!connection_outlives_its_grant("connections = \"stateless\"", "cut = true"));
+    assert!(!connection_outlives_its_grant("stateless", true));
 }
 
 #[test]
 fn a_cut_ends_a_tracked_connection_with_its_grant() {
-    assert!(!connection_outlives_its_grant("connections = \"conntrack\"", "cut = true"));
+    assert!(!connection_outlives_its_grant("conntrack", true));
 }
 
 /// How many connections the namespace tracks; 0 if it tracks none at all.
@@ -63,7 +64,7 @@ fn conntrack_is_used_only_where_it_is_already_in_use() {
                 lab.server.sh(&format!("nft {rule}"));
             }
         }
-        let mut agent = Agent::start(&lab.server, &config("connections = \"auto\"", ""));
+        let mut agent = Agent::start(&lab.server, ConfigText::ssh().top("connections", "auto"));
         xknock_steps(&lab.client, lab.server.v4, STEPS);
         agent.await_opened(lab.client.v4, SSH);
         let _connection = connect(&lab.client, lab.server.v4, 22).expect("open");
@@ -105,8 +106,8 @@ fn tiny_fragments_do_not_slip_through() {
     for (mode, passes) in [("observe", true), ("enforce", false)] {
         let lab = Lab::new();
         let _ssh = Echo::start(&lab.server, 22);
-        let text = config("connections = \"stateless\"", "").replace("enforce", mode);
-        let _agent = Agent::start(&lab.server, &text);
+        let text = ConfigText::ssh().top("connections", "stateless").top("mode", mode);
+        let _agent = Agent::start(&lab.server, text);
         assert_eq!(fragmented_syn_is_answered(&lab), passes, "{mode}");
     }
 }

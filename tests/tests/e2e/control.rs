@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use knock_lab::{Agent, Host, Lab};
+use knock_lab::{Agent, ConfigText, Host, Lab};
 use knock_userspace::places::Places;
 use serde_json::{Value, json};
 
-use crate::{config, refused};
+use crate::refused;
 
 /// What curl gets: the HTTP status, and the JSON.
 fn curl(host: &Host, arguments: &[&str]) -> (u32, Value) {
@@ -25,7 +25,7 @@ const JSON: [&str; 2] = ["-H", "Content-Type: application/json"];
 #[test]
 fn curl_asks_and_is_answered() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let (status, answer) = curl(&lab.server, &["http://x/v1/status"]);
     assert_eq!(
         (status, &answer["mode"], &answer["pinned"]),
@@ -44,7 +44,7 @@ fn curl_asks_and_is_answered() {
 #[test]
 fn what_makes_no_sense_is_refused_in_words() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let long = format!(r#"{{"door":"{}"}}"#, "x".repeat(100_000));
     let rows: [(&[&str], u32, &str); 8] = [
         (&["http://x/v1/stauts"], 404, "docs/operations.md"),
@@ -67,7 +67,7 @@ fn what_makes_no_sense_is_refused_in_words() {
 #[test]
 fn nobody_else_can_reach_the_socket() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let places = Places::of(lab.server.name());
     let mode = |path: &std::path::Path| {
         std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777

@@ -10,9 +10,9 @@ use knock_lab::mangle::{
 };
 use knock_lab::process::patience;
 use knock_lab::services::Echo;
-use knock_lab::{Agent, Host, Lab, raw};
+use knock_lab::{Agent, ConfigText, Host, Lab, raw};
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -160,9 +160,8 @@ fn nothing_is_served_without_a_grant(connections: &str) {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     install_probe(&lab.server);
-    let top = format!("connections = \"{connections}\"");
-    let text = config(&top, "open_for = \"10m\"").replace("tcp/22\"", "tcp/22\", \"udp/22\"");
-    let mut agent = Agent::start(&lab.server, &text);
+    let text = ConfigText::ssh().opens(["tcp/22", "udp/22"]).open_for("10m");
+    let mut agent = Agent::start(&lab.server, text.top("connections", connections));
     for Row { what, frames, refused, .. } in rows(&lab.server, &lab.stranger) {
         let (found, served) = send(&lab, frames);
         assert_eq!(served, 0, "{what}, without a grant, {connections}");
@@ -227,7 +226,7 @@ const SPOILED: [(&str, &str, Spoil); 16] = [
 #[test]
 fn no_sequence_of_spoiled_packets_opens_and_link_local_sources_are_sources() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"10m\""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for("10m"));
     let frame = |source: &str, step| raw::knock(&lab.server, source.parse().unwrap(), step);
     for (source, _, spoil) in SPOILED {
         let frames = SEQUENCE.map(|step| spoil(&frame(source, step)));

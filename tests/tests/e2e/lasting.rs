@@ -14,21 +14,23 @@ use knock_lab::leftovers;
 use knock_lab::process::Process;
 use knock_lab::services::{Echo, tcp_open};
 use knock_lab::table::await_table;
-use knock_lab::{Agent, Config, Lab, raw};
+use knock_lab::{Agent, Config, ConfigText, Lab, raw};
 use knock_userspace::places::Places;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{SSH, STEPS, assert_no_trace, config, granted, verb};
+use crate::{SSH, STEPS, assert_no_trace, granted, verb};
 
-const PATIENT: &str = "late_grants = \"5m\"";
-const LONG: &str = "open_for = \"10m\"";
+/// Keeps grants for ten minutes, and takes knocks that waited for five.
+fn long_and_patient() -> ConfigText {
+    ConfigText::ssh().open_for("10m").top("late_grants", "5m")
+}
 
 #[test]
 fn a_knock_made_while_no_agent_runs_opens_when_the_next_one_comes() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let config = Agent::start(&lab.server, &config(PATIENT, LONG)).kill();
+    let config = Agent::start(&lab.server, long_and_patient()).kill();
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     assert!(!tcp_open(&lab.client, lab.server.v4, 22), "nobody gives grants now");
     let mut next = Agent::start_again(&lab.server, config);
@@ -42,8 +44,8 @@ fn a_knock_made_while_no_agent_runs_opens_when_the_next_one_comes() {
 #[test]
 fn a_knock_that_waited_too_long_opens_nothing() {
     let lab = Lab::new();
-    let text = config("late_grants = \"9s\"", "");
-    let config = Agent::start(&lab.server, &text).kill();
+    let text = ConfigText::ssh().top("late_grants", "9s");
+    let config = Agent::start(&lab.server, text).kill();
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     // To it, the kernel's time of the knock is that long ago.
     let mut command = with_clock(xknockd(&lab.server), "+10s");
@@ -61,7 +63,7 @@ fn a_knock_that_waited_too_long_opens_nothing() {
 fn a_knock_half_way_goes_on_with_the_next_agent() {
     let lab = Lab::new();
     for end in [Agent::kill, Agent::terminate] {
-        let agent = Agent::start(&lab.server, &config("", "within = \"1m\""));
+        let agent = Agent::start(&lab.server, ConfigText::ssh().within("1m"));
         xknock_steps(&lab.client, lab.server.v4, "tcp/7000");
         let next = Agent::start_again(&lab.server, end(agent));
         xknock_steps(&lab.client, lab.server.v4, "udp/8000");
@@ -78,7 +80,7 @@ fn a_knock_half_way_goes_on_with_the_next_agent() {
 fn grants_come_back_with_their_time_after_a_flush_that_no_agent_saw() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", LONG));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for("10m"));
     for (host, address) in [(&lab.client, lab.server.v4), (&lab.client, lab.server.v6)] {
         xknock_steps(host, address, STEPS);
     }
@@ -100,7 +102,7 @@ fn grants_come_back_with_their_time_after_a_flush_that_no_agent_saw() {
 fn what_somebody_else_put_into_the_table_meanwhile_is_no_grant() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let config = Agent::start(&lab.server, &config("", LONG)).kill();
+    let config = Agent::start(&lab.server, ConfigText::ssh().open_for("10m")).kill();
     let element = "{ 10.77.0.3 . tcp . 22 timeout 1h }";
     lab.server.sh(&format!("nft 'add element inet xknock open4 {element}'"));
     assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
@@ -132,7 +134,7 @@ fn stream_of_knocks(lab: &Lab, sent: &Sender<()>) -> usize {
 #[test]
 fn ten_restarts_under_a_stream_of_knocks_lose_none() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config(PATIENT, LONG));
+    let mut agent = Agent::start(&lab.server, long_and_patient());
     let (agent, sent) = std::thread::scope(|scope| {
         let (sender, receiver) = channel();
         let stream = scope.spawn({
@@ -176,7 +178,7 @@ fn other_sizes_make_other_maps_and_keep_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let agent = granted(&lab);
-    agent.rewrite_config(&config("max_sources = 2048", LONG));
+    agent.rewrite_config(ConfigText::ssh().open_for("10m").top("max_sources", 2048));
     let mut next = Agent::start_again(&lab.server, agent.terminate());
     assert!(next.log().contains("knocks under way"), "{}", next.log());
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
@@ -231,7 +233,7 @@ fn stages(lab: &Lab, config: &Config) -> Vec<(String, usize)> {
 fn an_end_in_any_stage_of_start_up_leaves_nothing_that_disturbs_the_next() {
     const ENDS: usize = 24;
     let lab = Lab::new();
-    let config = Config::new(&config("", ""));
+    let config = Config::new(ConfigText::ssh());
     let stages = stages(&lab, &config);
     assert!(stages.len() > 2 * ENDS, "{stages:?}");
     let mut ended = 0;
@@ -267,7 +269,7 @@ fn an_end_in_any_stage_of_start_up_leaves_nothing_that_disturbs_the_next() {
 #[test]
 fn where_nothing_can_be_pinned_the_agent_says_so_and_works() {
     let lab = Lab::new();
-    let config = Config::new(&config("", ""));
+    let config = Config::new(ConfigText::ssh());
     let mut command = lab.server.command("unshare");
     // Without CAP_SYS_ADMIN nothing can be mounted in the place of what was taken away.
     let script =
@@ -288,7 +290,7 @@ fn where_nothing_can_be_pinned_the_agent_says_so_and_works() {
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing() {
     let lab = Lab::new();
-    let config = Config::new(&config("", ""));
+    let config = Config::new(ConfigText::ssh());
     let run = Places::of(lab.server.name()).run;
     std::fs::create_dir_all(&run).expect("a folder to mount on");
     let mut command = lab.server.command("unshare");

@@ -4,19 +4,19 @@ use knock_lab::agent::xknockd;
 use knock_lab::clients::xknock_steps;
 use knock_lab::process::seconds;
 use knock_lab::services::{Echo, eventually, tcp_open};
-use knock_lab::{Agent, Config, Lab};
+use knock_lab::{Agent, Config, ConfigText, Lab};
 
-use crate::{SSH, STEPS, assert_no_trace, config, refused, verb};
+use crate::{SSH, STEPS, assert_no_trace, refused, verb};
 
-fn observing() -> String {
-    config("", "open_for = \"10m\"").replace("enforce", "observe")
+fn observing() -> ConfigText {
+    ConfigText::ssh().open_for("10m").observing()
 }
 
 #[test]
 fn a_trial_ends_by_itself_even_if_the_agent_is_killed() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let agent = Agent::start(&lab.server, &observing());
+    let agent = Agent::start(&lab.server, observing());
     assert!(verb(&lab.server, &["try", &seconds(3)]).contains("xknockd confirm"));
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
     agent.kill();
@@ -28,7 +28,7 @@ fn a_trial_ends_by_itself_even_if_the_agent_is_killed() {
 fn a_trial_goes_on_with_the_next_agent_and_can_be_confirmed_there() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let agent = Agent::start(&lab.server, &observing());
+    let agent = Agent::start(&lab.server, observing());
     verb(&lab.server, &["try", "10m"]);
     let agent = Agent::start_again(&lab.server, agent.kill());
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
@@ -46,14 +46,14 @@ fn a_trial_goes_on_with_the_next_agent_and_can_be_confirmed_there() {
 fn a_trial_that_nobody_confirms_is_told_and_another_may_begin() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &observing());
+    let mut agent = Agent::start(&lab.server, observing());
     assert!(refused(&lab.server, &["confirm"]).contains("nothing is being tried"));
     for _ in 0..2 {
         verb(&lab.server, &["try", "1s"]);
         agent.await_message("observing again");
         assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
     }
-    agent.rewrite_config(&config("", ""));
+    agent.rewrite_config(ConfigText::ssh());
     verb(&lab.server, &["reload"]);
     assert!(refused(&lab.server, &["try", "1m"]).contains("enforcing already"));
 }
@@ -62,7 +62,7 @@ fn a_trial_that_nobody_confirms_is_told_and_another_may_begin() {
 fn who_would_lock_himself_out_is_told_what_to_do_instead() {
     const SESSION: &str = "10.77.0.2 50000 10.77.0.1 22";
     let lab = Lab::new();
-    let file = Config::new(&config("", ""));
+    let file = Config::new(ConfigText::ssh());
     let run = |extra: &str| {
         let path = knock_lab::agent::program("xknockd");
         // As with sudo, only an ancestor knows of the session.
@@ -93,8 +93,8 @@ fn who_would_lock_himself_out_is_told_what_to_do_instead() {
 #[test]
 fn a_reload_that_would_lock_out_its_caller_is_refused_until_he_is_safe() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &observing());
-    agent.rewrite_config(&config("", "open_for = \"10m\""));
+    let agent = Agent::start(&lab.server, observing());
+    agent.rewrite_config(ConfigText::ssh().open_for("10m"));
     let reload = |arguments: &[&str]| {
         let mut command = xknockd(&lab.server);
         command.args(arguments).env("SSH_CONNECTION", "10.77.0.2 50000 10.77.0.1 22");
@@ -112,7 +112,7 @@ fn a_reload_that_would_lock_out_its_caller_is_refused_until_he_is_safe() {
 #[test]
 fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &observing());
+    let agent = Agent::start(&lab.server, observing());
     verb(&lab.server, &["try", "2m"]);
     let as_client = |arguments: &[&str]| {
         let mut command = xknockd(&lab.server);
@@ -120,12 +120,10 @@ fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
         command.output().expect("xknockd runs")
     };
     assert!(!as_client(&["confirm"]).status.success());
-    agent.rewrite_config(
-        &observing().replace("[[door]]", "always_allow = [\"10.77.0.2\"]\n[[door]]"),
-    );
+    agent.rewrite_config(observing().top("always_allow", vec![lab.client.v4.to_string()]));
     verb(&lab.server, &["reload"]);
     assert!(as_client(&["confirm"]).status.success());
-    agent.rewrite_config(&observing());
+    agent.rewrite_config(observing());
     let refusal = as_client(&["reload"]);
     assert!(!refusal.status.success(), "it says observe, and would enforce");
     assert!(String::from_utf8_lossy(&refusal.stderr).contains("lock you out"));
@@ -136,7 +134,7 @@ fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
 fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let open = |extra: &[&str]| {
         verb(&lab.server, &[&["open", "ssh", "10.77.0.2", "--for", "10m"], extra].concat())
     };
@@ -174,7 +172,7 @@ fn off_removes_every_trace_with_and_without_an_agent() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     for killed in [false, true] {
-        let mut agent = Agent::start(&lab.server, &config("", ""));
+        let mut agent = Agent::start(&lab.server, ConfigText::ssh());
         xknock_steps(&lab.client, lab.server.v4, STEPS);
         agent.await_opened(lab.client.v4, SSH);
         if killed {

@@ -9,15 +9,13 @@ use std::process::Command;
 use knock_lab::clients::xknock_steps;
 use knock_lab::services::{Echo, tcp_open};
 use knock_lab::unit::OwnUser;
-use knock_lab::{Agent, Config, Lab};
+use knock_lab::{Agent, Config, ConfigText, Lab};
 use knock_userspace::syscalls;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, config, refused, verb};
-
-const LONG: &str = "open_for = \"10m\"";
+use crate::{SSH, STEPS, refused, verb};
 
 /// A line of `/proc/PID/status` (proc(5)).
 fn status(agent: &Agent, key: &str) -> String {
@@ -44,7 +42,7 @@ fn assert_least(agent: &Agent) {
 #[test]
 fn of_all_that_root_may_three_capabilities_are_kept() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     assert_eq!(status(&agent, "Uid"), "0\t0\t0\t0");
     assert_least(&agent);
     agent.stop();
@@ -54,7 +52,7 @@ fn of_all_that_root_may_three_capabilities_are_kept() {
 fn a_user_with_what_the_unit_grants_can_do_all_of_it() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let config_file = Config::new(&config("", LONG));
+    let config_file = Config::new(ConfigText::ssh().open_for("10m"));
     let own = OwnUser::prepare(&lab.server, &config_file);
     let mut agent = own.start(&lab.server, config_file);
     assert_ne!(status(&agent, "Uid"), "0\t0\t0\t0");
@@ -67,9 +65,8 @@ fn a_user_with_what_the_unit_grants_can_do_all_of_it() {
 
     // Another program and other maps, and an interface that comes later: all of it is loaded,
     // attached and pinned by the confined agent.
-    agent.rewrite_config(
-        &config("max_sources = 2048", LONG).replace("[\"eth0\"]", "[\"eth0\", \"lan*\"]"),
-    );
+    let text = ConfigText::ssh().open_for("10m").top("max_sources", 2048);
+    agent.rewrite_config(text.interfaces(["eth0", "lan*"]));
     verb(&lab.server, &["reload"]);
     lab.server.ip("link add lan0 type veth peer name lan0peer");
     agent.await_message("attached");
@@ -156,8 +153,8 @@ fn landlock() -> bool {
 #[test]
 fn files_elsewhere_are_out_of_reach_even_for_root() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
-    let elsewhere = Config::new(&config("", LONG));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
+    let elsewhere = Config::new(ConfigText::ssh().open_for("10m"));
     let path = agent.config().path();
     fs::remove_file(&path).expect("the config is removed");
     symlink(elsewhere.path(), &path).expect("a link to a config elsewhere");

@@ -2,11 +2,11 @@
 
 use knock_common::sequence::{Protocol, Step};
 use knock_lab::clients::xknock_steps;
-use knock_lab::{Agent, Lab, raw};
+use knock_lab::{Agent, ConfigText, Lab, raw};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 const SEQUENCE: [Step; 3] = [
     Step::new(Protocol::Tcp, 7000),
@@ -17,7 +17,7 @@ const SEQUENCE: [Step; 3] = [
 #[test]
 fn knocks_in_one_and_two_vlan_tags_are_seen() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     for (source, tags) in [
         ("10.77.0.50", vec![0x8100]),
         ("10.77.0.51", vec![0x88a8, 0x8100]),
@@ -35,7 +35,7 @@ fn knocks_in_one_and_two_vlan_tags_are_seen() {
 #[test]
 fn every_frame_may_come_twice() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     let frames = SEQUENCE.map(|step| raw::knock(&lab.server, lab.client.v4, step));
     let twice = frames.into_iter().flat_map(|frame| [frame.clone(), frame]).collect();
     raw::send(&lab.client, twice);
@@ -47,7 +47,7 @@ fn every_frame_may_come_twice() {
 #[test]
 fn one_sources_steps_may_reach_different_cpus() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     let sources: Vec<std::net::IpAddr> = (0..200).map(|n| [10, 77, 1, n].into()).collect();
     let frames: Vec<Vec<Vec<u8>>> = sources
         .iter()
@@ -76,7 +76,7 @@ fn one_sources_steps_may_reach_different_cpus() {
 #[test]
 fn fragments_are_never_knocks() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     for (port, flag) in [(7000, "-S"), (8000, "-2"), (9000, "-S")] {
         lab.client.shell(&format!("hping3 -c 1 {flag} -f -d 64 -p {port} 10.77.0.1"));
     }
@@ -96,8 +96,7 @@ fn several_interfaces_share_progress_and_the_guard() {
     other.ip("address add 10.78.0.2/24 dev eth0");
     other.ip("link set eth0 up");
     let _ssh = knock_lab::services::Echo::start(&lab.server, 22);
-    let text = config("", "").replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]");
-    let mut agent = Agent::start(&lab.server, &text);
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().interfaces(["eth0", "eth1"]));
     let server = "10.78.0.1".parse().unwrap();
     assert!(!knock_lab::services::tcp_open(&other, server, 22));
     other.sh("for p in 7000:tcp 8000:udp 9000:tcp; do knock 10.78.0.1 $p; done");

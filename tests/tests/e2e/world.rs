@@ -4,10 +4,10 @@ use knock_lab::clients::xknock_steps;
 use knock_lab::netns::Netns;
 use knock_lab::process::seconds;
 use knock_lab::services::{Echo, eventually, tcp_open};
-use knock_lab::{Agent, Host, Lab};
+use knock_lab::{Agent, ConfigText, Host, Lab};
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, config, granted, verb};
+use crate::{SSH, STEPS, granted, verb};
 
 fn assert_as_before(lab: &Lab, what: &str) {
     assert!(tcp_open(&lab.client, lab.server.v4, 22), "after {what}");
@@ -133,9 +133,8 @@ fn links(host: &Host) -> usize {
 fn interfaces_are_watched_when_they_come_and_forgotten_when_they_go() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("", &format!("open_for = \"{}\"", seconds(2)));
-    let text = text.replace("[\"eth0\"]", "[\"eth0\", \"lan*\", \"wan0\"]");
-    let mut agent = Agent::start(&lab.server, &text);
+    let text = ConfigText::ssh().open_for(&seconds(2)).interfaces(["eth0", "lan*", "wan0"]);
+    let mut agent = Agent::start(&lab.server, text);
     assert!(agent.log().contains("waiting for it"), "{}", agent.log());
     let source = "10.78.0.2".parse().expect("an address");
     for _ in 0..2 {
@@ -171,8 +170,8 @@ fn interfaces_are_watched_when_they_come_and_forgotten_when_they_go() {
 fn an_agent_whose_only_interface_is_not_there_waits_for_it() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("", "").replace("[\"eth0\"]", "[\"lan0\"]");
-    let mut agent = Agent::start(&lab.server, &text);
+    let text = ConfigText::ssh().interfaces(["lan0"]);
+    let mut agent = Agent::start(&lab.server, text);
     let other = join(&lab.server, "lan0");
     agent.await_message("attached");
     knock_over(&mut agent, &other);
@@ -182,9 +181,9 @@ fn an_agent_whose_only_interface_is_not_there_waits_for_it() {
 fn an_interface_recreated_while_no_agent_ran_is_watched_again() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("", "").replace("[\"eth0\"]", "[\"lan0\"]");
+    let text = ConfigText::ssh().interfaces(["lan0"]);
     let other = join(&lab.server, "lan0");
-    let agent = Agent::start(&lab.server, &text);
+    let agent = Agent::start(&lab.server, text);
     let index = lab.server.ip("-o link show lan0");
     let index = index.split(':').next().expect("an index").to_owned();
     let config = agent.kill();
@@ -209,7 +208,7 @@ fn an_interface_recreated_while_no_agent_ran_is_watched_again() {
 fn a_wall_clock_that_jumps_by_a_year_changes_nothing() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let file = knock_lab::Config::new(&config("", &format!("open_for = \"{}\"", seconds(3))));
+    let file = knock_lab::Config::new(ConfigText::ssh().open_for(&seconds(3)));
     // Beside the config, since the agent reads nowhere else.
     let clock = file.path().with_file_name("clock");
     std::fs::write(&clock, "+0").expect("the clock as it is");

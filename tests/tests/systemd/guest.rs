@@ -4,22 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use knock_lab::ConfigText;
 use knock_lab::agent::program;
 use knock_lab::leftovers;
 use knock_lab::netns::run;
 use knock_lab::services::eventually;
 use knock_lab::unit;
 use tempfile::TempDir;
-
-const CONFIG: &str = "\
-interfaces = [\"eth0\"]
-mode = \"enforce\"
-[[door]]
-name = \"ssh\"
-opens = [\"tcp/22\"]
-sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]
-open_for = \"10m\"
-";
 
 /// This host's systemd, in namespaces of its own.
 struct Guest {
@@ -53,7 +44,8 @@ impl Guest {
         }
         let config = folder.path().join("install/etc/xknock");
         fs::create_dir_all(&config).expect("a folder");
-        fs::write(config.join("xknockd.toml"), CONFIG).expect("a config");
+        let text = ConfigText::ssh().open_for("10m").to_string();
+        fs::write(config.join("xknockd.toml"), text).expect("a config");
 
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/boot.sh");
         // If this process is killed, so is the guest.
@@ -148,9 +140,9 @@ fn the_unit_starts_confines_restarts_and_ends_the_agent() {
     assert!(writable.contains(&"/sys/fs/bpf/xknock"), "{writable:?}");
     assert!(!writable.contains(&"/sys/fs/bpf") && !writable.contains(&"/"), "{writable:?}");
 
-    let knock = "ip netns exec client xknock 10.77.0.1 --steps tcp/7000,udp/8000,tcp/9000";
+    let knock = format!("ip netns exec client xknock 10.77.0.1 --steps {}", ConfigText::STEPS);
     let granted = || guest.sh("xknockd grants").contains("10.77.0.2");
-    guest.sh(knock);
+    guest.sh(&knock);
     eventually("a grant", granted);
 
     // Killed: systemd starts another, which adopts what is pinned.
@@ -200,6 +192,6 @@ fn the_unit_starts_confines_restarts_and_ends_the_agent() {
     assert!(guest.sh("stat -c %U /sys/fs/bpf/xknock/v[0-9]*").contains("root"));
     guest.sh("systemctl start xknockd");
     guest.sh("xknockd status | grep -q 'all of it'");
-    guest.sh(knock);
+    guest.sh(&knock);
     eventually("a grant", granted);
 }

@@ -7,20 +7,10 @@ use std::time::{Duration, Instant};
 use knock_lab::clients::xknock;
 use knock_lab::process::PATIENCE;
 use knock_lab::services::{Echo, tcp_open};
-use knock_lab::{Agent, Lab};
+use knock_lab::{Agent, ConfigText, Lab};
 
 const PORT: u16 = 22;
 const STEPS: &str = "tcp/7000,udp/8000,tcp/4500";
-const CONFIG: &str = r#"
-interfaces = ["eth0"]
-mode = "enforce"
-
-[[door]]
-name = "ssh"
-opens = ["tcp/22"]
-sequence = ["tcp/7000", "udp/8000", "tcp/4500"]
-open_for = "3s"
-"#;
 
 /// Prints stages with the time since the last one.
 struct Story {
@@ -65,7 +55,7 @@ fn tell(story: &mut Story) {
     story.tell("three hosts on one switch, the service runs", true);
     story.tell("before the agent starts, anyone reaches it", tcp_open(&lab.stranger, server, PORT));
 
-    let mut agent = Agent::start(&lab.server, CONFIG);
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().sequence(STEPS).open_for("3s"));
     story.tell("the agent guards tcp/22 and watches for knocks", true);
     story.tell("the port is closed to the client", !tcp_open(&lab.client, server, PORT));
     story.tell("and to the stranger", !tcp_open(&lab.stranger, server, PORT));

@@ -286,14 +286,16 @@ impl Soak {
 
     fn wrong_config(&mut self) -> String {
         let good = self.model.plan.toml();
+        let spoil = |part: &str, by: &str| {
+            assert!(good.contains(part), "no {part} in {good}");
+            good.replacen(part, by, 1)
+        };
         match self.rng.random_range(0..6) {
             0 => "[[door".to_owned(),
-            1 => good.replacen("opens = [", "opens = []\nunknown = [", 1),
-            2 => good.replacen("open_for = \"", "open_for = \"-", 1),
+            1 => spoil("opens = [", "opens = []\nunknown = ["),
+            2 => spoil("open_for = \"", "open_for = \"-"),
             3 => format!("{good}\n[[door]]\nname = \"x\"\nopens = [\"tcp/0\"]\nsequence = []\n"),
-            4 => {
-                good.replacen("sequence = [", "sequence = [\"tcp/1\", \"tcp/2\", \"tcp/3\"] # ", 1)
-            }
+            4 => spoil("sequence = [", "sequence = [\"tcp/1\", \"tcp/2\", \"tcp/3\"] # "),
             _ => good[..good.len() / 2].to_owned() + "\u{0}\u{1}",
         }
     }

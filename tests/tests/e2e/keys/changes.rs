@@ -8,13 +8,13 @@ use knock_keys::Folder;
 use knock_lab::keys::Device;
 use knock_lab::process::{seconds, slowness};
 
-use super::{RENEWED, ROLLING, SEALED, Site};
+use super::{RENEWED, ROLLING, SEALED, Site, ssh_by};
 use crate::SSH;
 
 #[test]
 fn keys_that_are_added_rotated_and_removed_count_at_once() {
     for door in [SEALED, ROLLING] {
-        let site = Site::new(door);
+        let site = Site::new(ssh_by(door));
         let mut agent = site.start();
         let (server, client) = (&site.lab.server, &site.lab.client);
         let old = site.device("laptop", &[]);
@@ -43,7 +43,7 @@ fn keys_that_are_added_rotated_and_removed_count_at_once() {
 
 #[test]
 fn a_damaged_key_is_named_and_the_others_go_on() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &[]);
     site.add("phone", &[]);
     let mut agent = site.start();
@@ -66,7 +66,7 @@ fn a_damaged_key_is_named_and_the_others_go_on() {
 
 #[test]
 fn a_key_ends_when_it_was_told_to() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &["--expires", &seconds(8)]);
     // Ends are whole seconds.
     let end = SystemTime::now() + Duration::from_secs(8) * slowness() - Duration::from_secs(1);
@@ -86,10 +86,9 @@ fn a_key_ends_when_it_was_told_to() {
 
 #[test]
 fn ten_thousand_keys() {
-    let doors = format!("{SEALED}\n{}", ROLLING.replace("ssh", "web").replace("22", "443"));
-    let site = Site::new(&doors);
+    let text = ssh_by(SEALED).door("web", ["tcp/443"]).method(ROLLING);
     // An emulated machine may take longer to write a slot than a knock may wait for by default.
-    site.keys.set_config("late_grants = \"5m\"", &doors);
+    let site = Site::new(text.top("late_grants", "5m"));
     let ports = "20000-32767";
     let doors =
         ["ssh:sealed:62201:seen:30:tcp/22", &format!("web:rolling:{ports}::5:udp:30:tcp/443")]
@@ -106,10 +105,10 @@ fn ten_thousand_keys() {
 
 #[test]
 fn keys_that_a_reload_leaves_behind_are_named() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     site.add("laptop", &[]);
     let mut agent = site.start();
-    site.keys.set_config("", &format!("{SEALED}port = 62999\n"));
+    site.keys.set_config(ssh_by(SEALED).in_door("port", 62_999));
     crate::verb(&site.lab.server, &["reload"]);
     let left = agent.await_message("keys that open nothing there");
     assert!(left["problem"].as_str().unwrap_or_default().contains("UDP port 62999 now"), "{left}");
@@ -119,7 +118,7 @@ fn keys_that_a_reload_leaves_behind_are_named() {
 /// As tools do that put a whole folder in the place of another.
 #[test]
 fn a_folder_of_keys_may_be_swapped() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     let laptop = site.device("laptop", &[]);
     let mut agent = site.start();
     let (folder, client) = (site.keys.folder(), &site.lab.client);

@@ -8,7 +8,7 @@ use knock_lab::keys::{Capture, datagrams_to, from_elsewhere};
 use knock_lab::process::seconds;
 use knock_lab::{Agent, raw};
 
-use super::{PORT, ROLLING, SEALED, Site, request};
+use super::{PORT, ROLLING, SEALED, Site, request, ssh_by};
 use crate::SSH;
 
 const STRANGER: [u8; 4] = [10, 77, 0, 3];
@@ -37,7 +37,7 @@ fn start_with_clock(site: &Site, offset: &str) -> Agent {
 
 #[test]
 fn a_captured_sealed_knock_opens_nothing() {
-    let site = Site::new(&format!("{SEALED}open_for = \"{}\"\n", seconds(1)));
+    let site = Site::new(ssh_by(SEALED).open_for(&seconds(1)));
     let device = site.device("laptop", &[]);
     let mut agent = site.start();
     let capture = Capture::start(&site.lab.server);
@@ -73,7 +73,7 @@ fn a_captured_sealed_knock_opens_nothing() {
 
 #[test]
 fn a_captured_sequence_opens_nothing() {
-    let site = Site::new(&format!("{ROLLING}open_for = \"{}\"\n", seconds(1)));
+    let site = Site::new(ssh_by(ROLLING).open_for(&seconds(1)));
     let device = site.device("laptop", &[]);
     let mut agent = site.start();
     let capture = Capture::start(&site.lab.server);
@@ -100,7 +100,7 @@ fn a_captured_sequence_opens_nothing() {
 #[test]
 fn a_knock_that_names_its_address_is_worth_nothing_elsewhere() {
     for addresses in ["own", "seen"] {
-        let site = Site::new(&format!("{SEALED}addresses = \"{addresses}\"\n"));
+        let site = Site::new(ssh_by(SEALED).in_door("addresses", addresses));
         let line = site.add("laptop", &[]);
         let mut agent = site.start();
         let named = Address::Named(site.lab.client.v4);
@@ -114,9 +114,9 @@ fn a_knock_that_names_its_address_is_worth_nothing_elsewhere() {
 
 #[test]
 fn a_lost_file_of_newest_times_is_told_and_refuses_for_a_window() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &[]);
-    site.keys.set_config("clock_window = \"20s\"", SEALED);
+    site.keys.set_config(ssh_by(SEALED).top("clock_window", "20s"));
     let agent = site.start();
     device.knock(&site.lab.client, &["server"]);
     agent.stop();

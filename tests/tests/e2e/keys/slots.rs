@@ -7,7 +7,7 @@ use knock_keys::{KeyLine, KeyMethod, Roller, SLOT, slot_of};
 use knock_lab::process::patience;
 use knock_lab::raw;
 
-use super::{RENEWED, ROLLING, Site};
+use super::{RENEWED, ROLLING, Site, ssh_by};
 use crate::SSH;
 
 fn slot() -> u64 {
@@ -24,7 +24,7 @@ fn steps(line: &str, slot: u64) -> Vec<Step> {
 
 #[test]
 fn a_knock_half_way_goes_on_when_keys_change_and_a_slot_ends() {
-    let site = Site::new(&format!("{ROLLING}within = \"5m\"\n"));
+    let site = Site::new(ssh_by(ROLLING).within("5m"));
     let line = site.add("laptop", &[]);
     let mut agent = site.start_telling_of_renewals();
     let (client, server) = (&site.lab.client, &site.lab.server);

@@ -12,7 +12,7 @@ use knock_lab::process::{Process, seconds};
 use knock_lab::services::tcp_open;
 use knock_lab::{Host, Lab};
 
-use super::{ROLLING, SEALED};
+use super::{ROLLING, SEALED, ssh_by};
 
 /// A server that lets root in with the key `user` in `folder`.
 fn sshd(host: &Host, folder: &Path) -> Process {
@@ -56,7 +56,7 @@ fn ssh_and_scp_just_work() {
         let (lab, folder) = (Lab::new(), leftovers::folder());
         let _sshd = sshd(&lab.server, folder.path());
         let config = ssh_config(folder.path());
-        let keys = Keys::new("", &format!("{door}open_for = \"{}\"\n", seconds(2)));
+        let keys = Keys::new(ssh_by(door).open_for(&seconds(2)));
         let line = keys.key(&lab.server, &["add", "laptop", "--door", "ssh"]);
         let device = Device::new(&lab.client, &line, &lab.server.v4.to_string());
         let mut agent = keys.start(&lab.server);
