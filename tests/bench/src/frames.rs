@@ -1,11 +1,13 @@
 //! Frames, and draining what they caused.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use etherparse::PacketBuilder;
 use knock_common::sequence::{PortClass, Protocol, Step};
 use knock_common::traffic::FRAME;
 use knock_detector::Detector;
+use knock_lab::Packet;
+use knock_lab::packet::tagged;
 use knock_policy::compile::Compiled;
 
 /// What the varying programs change, to the hardware address of nobody.
@@ -22,9 +24,10 @@ pub(crate) fn no_knock(compiled: &Compiled) -> Vec<(&'static str, Vec<u8>)> {
     };
     let (udp, tcp) = (quiet(Protocol::Udp), quiet(Protocol::Tcp));
     let mut data = frame(false, tcp);
+    // ACK, with the checksum of a SYN, which nothing looks at.
     data[47] = 0x10;
     let plain = frame(false, udp);
-    let vlan = [&plain[..12], &[0x81, 0, 0, 7], &plain[12..]].concat();
+    let vlan = tagged(&plain, &[0x8100]);
     vec![
         ("UDP", plain),
         ("TCP data", data),
@@ -36,19 +39,11 @@ pub(crate) fn no_knock(compiled: &Compiled) -> Vec<(&'static str, Vec<u8>)> {
 
 /// 64 bytes to `step`, always from one source.
 pub(crate) fn frame(v6: bool, step: Step) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
-    let ip = if v6 {
-        ethernet.ipv6([0xfd; 16], [0xfc; 16], 64)
-    } else {
-        ethernet.ipv4([198, 51, 100, 7], [192, 0, 2, 1], 64)
+    let (from, to): (IpAddr, IpAddr) = match v6 {
+        true => ([0xfd; 16].into(), [0xfc; 16].into()),
+        false => ([198, 51, 100, 7].into(), [192, 0, 2, 1].into()),
     };
-    let mut frame = Vec::new();
-    match step.protocol {
-        Protocol::Tcp => ip.tcp(40_000, step.port, 1, 1000).syn().write(&mut frame, &[0; 10]),
-        Protocol::Udp => ip.udp(40_000, step.port).write(&mut frame, &[0; 22]),
-    }
-    .expect("a frame in memory");
-    frame
+    Packet::between(from, to).of_length(FRAME).knock(step)
 }
 
 /// Takes everything out of the ring buffer.

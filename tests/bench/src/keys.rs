@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use etherparse::PacketBuilder;
 use knock_common::sealed::{SIZE, set_tag, set_time};
 use knock_detector::run_program;
 use knock_keys::{Folder, KeyDoor, Opener};
 use knock_lab::keys::Keys;
-use knock_lab::{Agent, ConfigText, Lab};
+use knock_lab::{Agent, ConfigText, Lab, Packet};
 
 use crate::memory;
 use crate::report::{Report, Unit, Value};
@@ -172,11 +171,5 @@ fn program(shown: &str) -> u32 {
 }
 
 fn frame(port: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-        .ipv4([198, 51, 100, 7], [10, 77, 0, 1], 64)
-        .udp(40_000, port)
-        .write(&mut frame, payload)
-        .expect("a frame in memory");
-    frame
+    Packet::between([198, 51, 100, 7].into(), [10, 77, 0, 1].into()).datagram(port, payload)
 }

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::ops::Deref;
 
-use etherparse::PacketBuilder;
+use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::{FRAME, Pattern};
 use knock_detector::Traffic;
 use knock_userspace::places::Places;
 
 use crate::leftovers;
 use crate::netns::Netns;
+use crate::packet::Packet;
 
 /// A server, a client and a stranger, who can see and spoof each other, joined by a
 /// switch in a namespace of its own.
@@ -96,12 +97,8 @@ pub const SERVER_PORT: &str = "port1";
 ///
 /// Never.
 pub fn template(mac: [u8; 6]) -> [u8; FRAME] {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2([0x02, 0, 0, 0, 0, 1], mac)
-        .ipv4([198, 51, 100, 7], [10, 77, 0, 1], 64)
-        .udp(40_000, 9)
-        .write(&mut frame, &[0; 22])
-        .expect("a frame in memory");
+    let packet = Packet::between([198, 51, 100, 7].into(), [10, 77, 0, 1].into()).mac(mac);
+    let frame = packet.of_length(FRAME).knock(Step::new(Protocol::Udp, 9));
     frame.try_into().expect("64 bytes")
 }
 

@@ -11,14 +11,15 @@ pub mod config;
 pub mod keys;
 pub mod lab;
 pub mod leftovers;
-pub mod mangle;
 pub mod netns;
+pub mod packet;
 pub mod process;
-pub mod raw;
 pub mod services;
 pub mod table;
 pub mod unit;
+pub mod wire;
 
 pub use agent::{Agent, Config};
 pub use config::ConfigText;
 pub use lab::{Host, Lab};
+pub use packet::Packet;

@@ -14,7 +14,7 @@ use knock_lab::leftovers;
 use knock_lab::process::Process;
 use knock_lab::services::{Echo, tcp_open};
 use knock_lab::table::await_table;
-use knock_lab::{Agent, Config, ConfigText, Lab, raw};
+use knock_lab::{Agent, Config, ConfigText, Lab, Packet, wire};
 use knock_userspace::places::Places;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -122,8 +122,8 @@ fn stream_of_knocks(lab: &Lab, sent: &Sender<()>) -> usize {
     const FIRST: u32 = 0x0a50_0000;
     for number in 1.. {
         let source = IpAddr::from((FIRST + number).to_be_bytes());
-        let frames = SEQUENCE.map(|step| raw::knock(&lab.server, source, step));
-        raw::send(&lab.client, frames.to_vec());
+        let frames = SEQUENCE.map(|step| Packet::to(&lab.server, source).knock(step));
+        wire::send(&lab.client, frames.to_vec());
         if sent.send(()).is_err() {
             return number as usize;
         }

@@ -2,7 +2,8 @@
 
 use knock_common::sequence::{Protocol, Step};
 use knock_lab::clients::xknock_steps;
-use knock_lab::{Agent, ConfigText, Lab, raw};
+use knock_lab::packet::tagged;
+use knock_lab::{Agent, ConfigText, Lab, Packet, wire};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -26,8 +27,8 @@ fn knocks_in_one_and_two_vlan_tags_are_seen() {
     ] {
         let source = source.parse().unwrap();
         let frames =
-            SEQUENCE.map(|step| raw::tagged(&raw::knock(&lab.server, source, step), &tags));
-        raw::send(&lab.client, frames.to_vec());
+            SEQUENCE.map(|step| tagged(&Packet::to(&lab.server, source).knock(step), &tags));
+        wire::send(&lab.client, frames.to_vec());
         agent.await_opened(source, SSH);
     }
 }
@@ -36,9 +37,9 @@ fn knocks_in_one_and_two_vlan_tags_are_seen() {
 fn every_frame_may_come_twice() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh());
-    let frames = SEQUENCE.map(|step| raw::knock(&lab.server, lab.client.v4, step));
+    let frames = SEQUENCE.map(|step| Packet::to(&lab.server, lab.client.v4).knock(step));
     let twice = frames.into_iter().flat_map(|frame| [frame.clone(), frame]).collect();
-    raw::send(&lab.client, twice);
+    wire::send(&lab.client, twice);
     agent.await_opened(lab.client.v4, SSH);
     let counters = agent.stop();
     assert_eq!((counters.get("completed"), counters.get("stayed")), (1, 1));
@@ -51,7 +52,7 @@ fn one_sources_steps_may_reach_different_cpus() {
     let sources: Vec<std::net::IpAddr> = (0..200).map(|n| [10, 77, 1, n].into()).collect();
     let frames: Vec<Vec<Vec<u8>>> = sources
         .iter()
-        .map(|&source| SEQUENCE.map(|step| raw::knock(&lab.server, source, step)).to_vec())
+        .map(|&source| SEQUENCE.map(|step| Packet::to(&lab.server, source).knock(step)).to_vec())
         .collect();
     // veth delivers on the CPU that sends.
     lab.client.run(move || {
@@ -64,7 +65,7 @@ fn one_sources_steps_may_reach_different_cpus() {
                 let mut one = CpuSet::new();
                 one.set(cpus[step % cpus.len()]).expect("a cpu");
                 sched_setaffinity(this_thread, &one).expect("move to a cpu");
-                raw::send_here(&[frame]);
+                wire::send_here(&[frame]);
             }
         }
     });

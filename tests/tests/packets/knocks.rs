@@ -7,8 +7,7 @@ use knock_common::sequence::{DoorId, Protocol, Step};
 use knock_lab::process::slowness;
 use knock_policy::Knocks;
 
-use crate::frames::knock;
-use crate::{A, B, C, DROP, DetectorRig, PASS, stranger};
+use crate::{A, B, C, DROP, DetectorRig, PASS, knock, stranger};
 
 #[tokio::test]
 async fn the_right_steps_make_one_event_that_names_source_and_door() {

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use etherparse::PacketBuilder;
 use knock_common::counters::Counter;
 use knock_common::sealed::{Clock, Fate, Gate, SIZE, set_tag, set_time};
 use knock_common::sequence::{Protocol, Step};
@@ -13,8 +12,8 @@ use knock_policy::Knocks;
 use nix::time::{ClockId, clock_gettime};
 use proptest::prelude::*;
 
-use crate::frames::{extended_v6, optioned_v4, tagged};
 use crate::{A, B, C, DROP, DetectorRig, PASS, stranger};
+use knock_lab::packet::{tagged, with_extensions, with_options};
 
 const PORT: Step = Step::new(Protocol::Udp, 62_201);
 const ID: u64 = 0x0123_4567_89ab_cdef;
@@ -53,18 +52,7 @@ fn packet(id: u64, key: SipKey, time_ns: u64) -> [u8; SIZE] {
 
 /// A datagram from `source` to the sealed port.
 fn frame(source: IpAddr, payload: &[u8]) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-    let ip = match source {
-        IpAddr::V4(source) => ethernet.ipv4(source.octets(), [192, 0, 2, 1], 64),
-        IpAddr::V6(source) => ethernet.ipv6(
-            source.octets(),
-            "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets(),
-            64,
-        ),
-    };
-    let mut frame = Vec::new();
-    ip.udp(40_000, PORT.port).write(&mut frame, payload).expect("a frame in memory");
-    frame
+    crate::packet(source).datagram(PORT.port, payload)
 }
 
 fn fate(bench: &mut DetectorRig, payload: &[u8]) -> Fate {
@@ -84,9 +72,9 @@ async fn what_passes_reaches_the_agent_whole() {
         plain.clone(),
         tagged(&plain, &[0x8100]),
         tagged(&plain, &[0x88a8, 0x8100]),
-        optioned_v4(&plain, &[1; 40]),
+        with_options(&plain, &[1; 40]),
         frame(v6, &packet),
-        extended_v6(&frame(v6, &packet), &[0, 60, 43]),
+        with_extensions(&frame(v6, &packet), &[0, 60, 43]),
     ];
     for way in &ways {
         assert_eq!(bench.send(way), (PASS, Counter::Sealed(Fate::Passed)));
@@ -174,7 +162,7 @@ fn a_silent_host_drops_them_all() {
     assert_eq!(passed, (DROP, Counter::Sealed(Fate::Passed)));
     let forged = bench.send(&frame(stranger(), &[0; SIZE]));
     assert_eq!(forged, (DROP, Counter::Sealed(Fate::UnknownKey)));
-    let tcp = crate::frames::knock(stranger(), Step::new(Protocol::Tcp, PORT.port));
+    let tcp = crate::knock(stranger(), Step::new(Protocol::Tcp, PORT.port));
     assert_eq!(bench.send(&tcp).0, PASS, "the TCP port of that number is another one");
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
 use knock_lab::process::PATIENCE;
-use knock_lab::raw;
+use knock_lab::{Packet, wire};
 use rand::RngExt as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 
@@ -64,8 +64,9 @@ impl Soak {
 
     fn frames_of_step(&self, knocks: &[Knock], at: usize) -> Vec<Vec<u8>> {
         let server = &self.world.lab.server;
-        let frame =
-            |knock: &Knock| Some(raw::knock(server, knock.source, *knock.door.steps().get(at)?));
+        let frame = |knock: &Knock| {
+            Some(Packet::to(server, knock.source).knock(*knock.door.steps().get(at)?))
+        };
         knocks.iter().filter_map(frame).collect()
     }
 
@@ -150,7 +151,7 @@ impl Soak {
 
     pub(super) fn knock_with_frames(&mut self) -> Result<String> {
         let knocks = self.some_knocks(8)?;
-        raw::send(&self.world.lab.client, self.frames(&knocks));
+        wire::send(&self.world.lab.client, self.frames(&knocks));
         self.count_certain(knocks.len());
         self.knocked(&knocks)
     }
@@ -160,11 +161,11 @@ impl Soak {
         let knocks = self.some_knocks(4)?;
         let first = self.rng.random_range(1..3);
         let steps: Vec<_> = (0..3).map(|at| self.frames_of_step(&knocks, at)).collect();
-        raw::send(&self.world.lab.client, steps[..first].concat());
+        wire::send(&self.world.lab.client, steps[..first].concat());
         let doors: Vec<_> = knocks.iter().map(|knock| knock.door.name).collect();
         let between = self.happen_between(&doors)?;
         let since = Instant::now();
-        raw::send(&self.world.lab.client, steps[first..].concat());
+        wire::send(&self.world.lab.client, steps[first..].concat());
         self.count_certain(knocks.len());
         let knocks: Vec<_> = knocks.into_iter().map(|knock| Knock { since, ..knock }).collect();
         Ok(format!("{between}; {}", self.knocked(&knocks)?))
@@ -219,7 +220,7 @@ impl Soak {
         let knock = Knock { source, door: self.a_door()?, since: Instant::now() };
         let frames = self.frames(std::slice::from_ref(&knock));
         for attempt in 1..=ATTEMPTS {
-            raw::send(&self.world.lab.client, frames.clone());
+            wire::send(&self.world.lab.client, frames.clone());
             self.count_uncertain(1);
             if self.granted_within(std::slice::from_ref(&knock), Duration::from_secs(2))? {
                 return Ok(format!("{} by {source} at attempt {attempt}", knock.door.name));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use knock_lab::process::PATIENCE;
-use knock_lab::raw;
+use knock_lab::wire;
 use nix::sys::signal::Signal;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
@@ -89,7 +89,7 @@ impl Soak {
             }
             2..=3 => {
                 let knocks = self.some_knocks(6)?;
-                raw::send(&self.world.lab.client, self.frames(&knocks));
+                wire::send(&self.world.lab.client, self.frames(&knocks));
                 self.count_certain(knocks.len());
                 self.start()?;
                 self.must_be_granted(&knocks)?;
@@ -137,7 +137,7 @@ impl Soak {
         let (sent, progress) = channel();
         let sender = self.world.lab.client.spawn(move || {
             for frame in frames {
-                raw::send_here(&[frame]);
+                wire::send_here(&[frame]);
                 // Nobody listens any more once the agent is to be killed.
                 let _ = sent.send(());
             }
@@ -168,7 +168,7 @@ impl Soak {
             while stopped.recv_timeout(GAP) == Err(RecvTimeoutError::Timeout) {
                 let at = sent % frames.len();
                 last[at] = Instant::now();
-                raw::send_here(&frames[at]);
+                wire::send_here(&frames[at]);
                 sent += 1;
             }
             (sent, last)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use knock_lab::raw;
+use knock_lab::{Packet, wire};
 use rand::RngExt as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 
@@ -28,11 +28,11 @@ impl Soak {
         let mut knocks = Vec::new();
         for source in sources {
             let packet = self.device.seal()?;
-            let frame = raw::datagram(&self.world.lab.server, source, PORT, &packet);
+            let frame = Packet::to(&self.world.lab.server, source).datagram(PORT, &packet);
             // A copy may overtake the knock on its way to another CPU, so it comes from the same
             // source.
             let copies = self.rng.random_range(1..3);
-            raw::send(&self.world.lab.client, vec![frame; copies]);
+            wire::send(&self.world.lab.client, vec![frame; copies]);
             knocks.push(Knock { source, door: self.model.plan.vault.clone(), since });
         }
         self.tally.knocks += knocks.len() as u64;
@@ -61,9 +61,9 @@ impl Soak {
         let mut frames = Vec::new();
         for packet in copies {
             let source: IpAddr = *from.choose(&mut self.rng).context("there are sources")?;
-            frames.push(raw::datagram(&self.world.lab.server, source, PORT, &packet));
+            frames.push(Packet::to(&self.world.lab.server, source).datagram(PORT, &packet));
         }
-        raw::send(&self.world.lab.client, frames);
+        wire::send(&self.world.lab.client, frames);
         Ok(())
     }
 }

@@ -1,23 +1,24 @@
 //! Whoever has seen everything on the wire has nothing.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use knock_keys::{Address, Request};
 use knock_lab::agent::{FAKETIME, xknockd};
-use knock_lab::keys::{Capture, datagrams_to, from_elsewhere};
+use knock_lab::keys::{Capture, datagrams_to};
+use knock_lab::packet::from_elsewhere;
 use knock_lab::process::seconds;
-use knock_lab::{Agent, raw};
+use knock_lab::{Agent, wire};
 
 use super::{PORT, ROLLING, SEALED, Site, request, ssh_by};
 use crate::SSH;
 
-const STRANGER: [u8; 4] = [10, 77, 0, 3];
-
 /// Puts frames on the wire, as they are and as if they were the stranger's own.
 fn replay(site: &Site, frames: &[Vec<u8>]) {
-    raw::send(&site.lab.stranger, frames.to_vec());
-    let own = frames.iter().map(|frame| from_elsewhere(frame, STRANGER));
-    raw::send(&site.lab.stranger, own.collect());
+    wire::send(&site.lab.stranger, frames.to_vec());
+    let IpAddr::V4(stranger) = site.lab.stranger.v4 else { panic!("an IPv4 address") };
+    let own = frames.iter().map(|frame| from_elsewhere(frame, stranger));
+    wire::send(&site.lab.stranger, own.collect());
 }
 
 /// Asserts that the agent has opened nothing but what its own device knocked for: that many

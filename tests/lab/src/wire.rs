@@ -1,10 +1,5 @@
-//! Frames as they are, put on the wire with a packet socket: tags, spoofed sources,
-//! fragments.
+//! Frames put on the wire with a packet socket, as they are.
 
-use std::net::IpAddr;
-
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
-use knock_common::sequence::{Protocol, Step};
 use nix::libc;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::socket::{
@@ -14,57 +9,6 @@ use nix::unistd::Pid;
 
 use crate::lab::{Host, Lab, SERVER_PORT};
 use crate::netns::Netns;
-
-const SOURCE_PORT: u16 = 40_000;
-
-/// An Ethernet frame that knocks on `step`, claiming to come from `source`.
-///
-/// # Panics
-///
-/// If the two addresses are of different families.
-pub fn knock(to: &Host, source: IpAddr, step: Step) -> Vec<u8> {
-    let ip = headers(to, source);
-    let mut frame = Vec::new();
-    match step.protocol {
-        Protocol::Tcp => ip.tcp(SOURCE_PORT, step.port, 1, 1000).syn().write(&mut frame, &[]),
-        Protocol::Udp => ip.udp(SOURCE_PORT, step.port).write(&mut frame, &[]),
-    }
-    .expect("a frame in memory");
-    frame
-}
-
-/// An Ethernet frame with a datagram to `port`, claiming to come from `source`.
-///
-/// # Panics
-///
-/// If the two addresses are of different families.
-pub fn datagram(to: &Host, source: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let builder = headers(to, source).udp(SOURCE_PORT, port);
-    builder.write(&mut frame, payload).expect("a frame in memory");
-    frame
-}
-
-fn headers(to: &Host, source: IpAddr) -> PacketBuilderStep<IpHeaders> {
-    const FROM_MAC: [u8; 6] = [2, 0x77, 0, 0, 0, 9];
-    let ethernet = PacketBuilder::ethernet2(FROM_MAC, to.mac());
-    match (source, to.v4, to.v6) {
-        (IpAddr::V4(source), IpAddr::V4(to), _) => ethernet.ipv4(source.octets(), to.octets(), 64),
-        (IpAddr::V6(source), _, IpAddr::V6(to)) => ethernet.ipv6(source.octets(), to.octets(), 64),
-        _ => panic!("a host has one address of each family"),
-    }
-}
-
-/// `frame` with VLAN tags put in, outermost first.
-pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
-    let mut tagged = frame[..12].to_vec();
-    for tag in tags {
-        tagged.extend(tag.to_be_bytes());
-        tagged.extend(5u16.to_be_bytes());
-    }
-    tagged.extend(&frame[12..]);
-    tagged
-}
 
 /// Puts frames on the wire at `from`, in order.
 ///
@@ -96,7 +40,7 @@ fn send_at(netns: &Netns, interface: &'static str, frames: Vec<Vec<u8>>) {
     });
 }
 
-/// The same as [`send`] for the namespace of this thread.
+/// Puts frames on the wire at `eth0` of the namespace of this thread.
 ///
 /// # Panics
 ///
