@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rand::RngExt as _;
 
+use super::weighted;
 use crate::Soak;
 use crate::world::World;
 
@@ -18,6 +19,16 @@ enum Flap {
     Rename(&'static str),
     Remove,
 }
+
+const FLAPS: [(u32, Flap); 7] = [
+    (2, Flap::DownAndUp),
+    (2, Flap::Recreate),
+    (1, Flap::RecreateInPlace),
+    (2, Flap::Rename("eth1")),
+    (1, Flap::Rename("eth7")),
+    (1, Flap::Rename("lan0")),
+    (1, Flap::Remove),
+];
 
 impl Flap {
     fn apply(self, world: &mut World) {
@@ -44,15 +55,7 @@ impl Flap {
 
 impl Soak {
     fn a_flap(&mut self) -> Flap {
-        match self.rng.random_range(0..10) {
-            0..=1 => Flap::DownAndUp,
-            2..=3 => Flap::Recreate,
-            4 => Flap::RecreateInPlace,
-            5..=6 => Flap::Rename("eth1"),
-            7 => Flap::Rename("eth7"),
-            8 => Flap::Rename("lan0"),
-            _ => Flap::Remove,
-        }
+        weighted(&mut self.rng, &FLAPS)
     }
 
     /// Once or a few times in a row, with or without an agent that looks.

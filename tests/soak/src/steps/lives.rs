@@ -1,18 +1,56 @@
-//! The agent dies, is restarted, and reads its config again.
+//! The agent ends and is started again.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use knock_lab::process::PATIENCE;
+use anyhow::{Context as _, Result, ensure};
 use knock_lab::wire;
 use nix::sys::signal::Signal;
 use rand::RngExt as _;
-use rand::seq::IndexedRandom as _;
 
 use super::knocks::Knock;
-use crate::model::{Plan, SIZES};
+use super::weighted;
 use crate::{Soak, check, one_in};
+
+/// What happens while no agent runs.
+#[derive(Clone, Copy)]
+enum WhileDown {
+    Nothing,
+    Look,
+    Knocks,
+    Owner,
+    Flap,
+    Meddle,
+    WrongConfig,
+}
+
+const WHILE_DOWN: [(u32, WhileDown); 7] = [
+    (1, WhileDown::Nothing),
+    (1, WhileDown::Look),
+    (2, WhileDown::Knocks),
+    (1, WhileDown::Owner),
+    (1, WhileDown::Flap),
+    (1, WhileDown::Meddle),
+    (1, WhileDown::WrongConfig),
+];
+
+/// What happens between two steps of a knock.
+#[derive(Clone, Copy)]
+enum Between {
+    Restart,
+    Reload,
+    ReloadWrong,
+    Meddle,
+    Flap,
+}
+
+const BETWEEN: [(u32, Between); 5] = [
+    (2, Between::Restart),
+    (3, Between::Reload),
+    (1, Between::ReloadWrong),
+    (1, Between::Meddle),
+    (1, Between::Flap),
+];
 
 impl Soak {
     pub(super) fn jitter(&mut self, most_ms: u64) -> Duration {
@@ -77,31 +115,22 @@ impl Soak {
         Ok(meanwhile)
     }
 
-    /// No agent runs; the kernel goes on. Knocks made now count once one runs again, which is
-    /// why this starts it itself if there were any.
+    /// Something happens while no agent runs and the kernel goes on.
     fn while_down(&mut self) -> Result<String> {
-        match self.rng.random_range(0..8) {
-            0 => Ok("at once".to_owned()),
-            1 => {
+        match weighted(&mut self.rng, &WHILE_DOWN) {
+            WhileDown::Nothing => Ok("at once".to_owned()),
+            WhileDown::Look => {
                 check::check_table(&self.world, &self.model)?;
                 self.probe()?;
                 Ok("the table goes on".to_owned())
             }
-            2..=3 => {
-                let knocks = self.some_knocks(6)?;
-                wire::send(&self.world.lab.client, self.frames(&knocks));
-                self.count_certain(knocks.len());
-                self.start()?;
-                self.must_be_granted(&knocks)?;
-                self.terminate_or_kill()?;
-                Ok(format!("{} knocks meanwhile", knocks.len()))
-            }
-            4 => self.owner(),
-            5 => {
+            WhileDown::Knocks => self.knock_while_down(),
+            WhileDown::Owner => self.owner(),
+            WhileDown::Flap => {
                 let how = self.flap()?;
                 Ok(format!("second interface {how}"))
             }
-            6 => {
+            WhileDown::Meddle => {
                 let change = self.a_change();
                 self.world.lab.server.sh(&format!("nft '{change}'"));
                 // There may be nothing left from which a trial could go on.
@@ -111,22 +140,37 @@ impl Soak {
                 }
                 Ok(format!("nft {change}"))
             }
-            _ => {
-                let good = self.model.plan.toml();
-                let wrong = self.wrong_config();
-                self.world.write_config(&wrong)?;
-                self.world.start_in_vain()?;
-                check::check_table(&self.world, &self.model)?;
-                let (plan, what) = self.another_plan(&[]);
-                if one_in(&mut self.rng, 2) {
-                    self.world.write_config(&good)?;
-                    return Ok("a start with a wrong config in between".to_owned());
-                }
-                self.world.write_config(&plan.toml())?;
-                self.model.plan = plan;
-                Ok(format!("a wrong config, then {what}"))
-            }
+            WhileDown::WrongConfig => self.start_in_vain(),
         }
+    }
+
+    /// Knocks count once an agent runs again. This starts it, and ends it for the caller, who
+    /// expects that none runs.
+    fn knock_while_down(&mut self) -> Result<String> {
+        let knocks = self.some_knocks(6)?;
+        wire::send(&self.world.lab.client, self.frames(&knocks));
+        self.count_certain(knocks.len());
+        self.start()?;
+        self.must_be_granted(&knocks)?;
+        self.terminate_or_kill()?;
+        Ok(format!("{} knocks meanwhile", knocks.len()))
+    }
+
+    /// A start with a wrong config changes nothing. The config is then the old one or another.
+    fn start_in_vain(&mut self) -> Result<String> {
+        let good = self.model.plan.toml();
+        let wrong = self.wrong_config();
+        self.world.write_config(&wrong)?;
+        self.world.start_in_vain()?;
+        check::check_table(&self.world, &self.model)?;
+        let (plan, what) = self.another_plan(&[]);
+        if one_in(&mut self.rng, 2) {
+            self.world.write_config(&good)?;
+            return Ok("a start with a wrong config in between".to_owned());
+        }
+        self.world.write_config(&plan.toml())?;
+        self.model.plan = plan;
+        Ok(format!("a wrong config, then {what}"))
     }
 
     /// Knocks are under way when it dies.
@@ -199,134 +243,18 @@ impl Soak {
         Ok(format!("{how}, then {signal} {} us after the next start", jitter.as_micros()))
     }
 
-    /// The config as it is, with one thing changed; doors in `kept` stay as they are.
-    pub(super) fn another_plan(&mut self, kept: &[&str]) -> (Plan, String) {
-        let mut plan = self.model.plan.clone();
-        let others: Vec<_> =
-            (0..plan.doors.len()).filter(|&at| !kept.contains(&plan.doors[at].name)).collect();
-        let kinds = if kept.is_empty() { 0..8 } else { 0..7 };
-        let kind = self.rng.random_range(kinds);
-        let door = others.choose(&mut self.rng).map(|&at| &mut plan.doors[at]);
-        let what = match (kind, door) {
-            (0..=1, Some(door)) => {
-                door.there = !door.there;
-                format!("{} {}", door.name, if door.there { "is back" } else { "goes" })
-            }
-            (2, Some(door)) => {
-                door.sequence = 1 - door.sequence;
-                format!("another sequence for {}", door.name)
-            }
-            (3, Some(door)) => {
-                door.open_for = Duration::from_secs(self.rng.random_range(10..60));
-                format!("{} opens for {:?}", door.name, door.open_for)
-            }
-            (4, _) => {
-                plan.enforce = !plan.enforce;
-                format!("enforce: {}", plan.enforce)
-            }
-            (5, _) => {
-                plan.pattern = !plan.pattern;
-                format!("interfaces by pattern: {}", plan.pattern)
-            }
-            (7, _) => {
-                let others = SIZES.into_iter().filter(|size| *size != plan.max_sources);
-                let others: Vec<_> = others.collect();
-                plan.max_sources = *others.choose(&mut self.rng).unwrap_or(&SIZES[0]);
-                format!("{} sources", plan.max_sources)
-            }
-            _ => {
-                plan.strays = 5 - plan.strays;
-                format!("{} strays", plan.strays)
-            }
-        };
-        if plan.present().is_empty() {
-            plan.doors[0].there = true;
-        }
-        (plan, what)
-    }
-
-    pub(super) fn reload(&mut self) -> Result<String> {
-        self.reload_but(&[])
-    }
-
-    /// Another config, in which the doors in `kept` are as before.
-    pub(super) fn reload_but(&mut self, kept: &[&str]) -> Result<String> {
-        let (plan, what) = self.another_plan(kept);
-        self.world.write_config(&plan.toml())?;
-        let how = if one_in(&mut self.rng, 2) {
-            self.world.told(&["reload"])?;
-            "reload"
-        } else {
-            self.hang_up("\"message\":\"reloaded\"")?;
-            "SIGHUP"
-        };
-        if plan.enforce {
-            (self.model.confirmed, self.model.trial) = (false, None);
-        }
-        self.model.plan = plan;
-        self.model.forget_disallowed();
-        Ok(format!("{how}, {what}"))
-    }
-
-    /// Sends SIGHUP and waits for the log to say `expected`.
-    fn hang_up(&mut self, expected: &str) -> Result<()> {
-        let agent = self.world.agent()?;
-        agent.seen();
-        agent.signal(Signal::SIGHUP);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match agent.next_line(left) {
-                Ok(line) if line.contains(expected) => return Ok(()),
-                Ok(_) => {}
-                Err(error) => bail!("after SIGHUP the agent does not say {expected}: {error}"),
-            }
-        }
-    }
-
-    fn wrong_config(&mut self) -> String {
-        let good = self.model.plan.toml();
-        let spoil = |part: &str, by: &str| {
-            assert!(good.contains(part), "no {part} in {good}");
-            good.replacen(part, by, 1)
-        };
-        match self.rng.random_range(0..6) {
-            0 => "[[door".to_owned(),
-            1 => spoil("opens = [", "opens = []\nunknown = ["),
-            2 => spoil("open_for = \"", "open_for = \"-"),
-            3 => format!("{good}\n[[door]]\nname = \"x\"\nopens = [\"tcp/0\"]\nsequence = []\n"),
-            4 => spoil("sequence = [", "sequence = [\"tcp/1\", \"tcp/2\", \"tcp/3\"] # "),
-            _ => good[..good.len() / 2].to_owned() + "\u{0}\u{1}",
-        }
-    }
-
-    pub(super) fn reload_wrong(&mut self) -> Result<String> {
-        let wrong = self.wrong_config();
-        self.world.write_config(&wrong)?;
-        let how = if one_in(&mut self.rng, 2) {
-            let output = self.world.xknockd(&["reload"])?;
-            ensure!(!output.status.success() && !output.stderr.is_empty(), "it is taken: {wrong}");
-            "reload"
-        } else {
-            self.hang_up("not reloaded")?;
-            "SIGHUP"
-        };
-        self.world.write_config(&self.model.plan.toml())?;
-        Ok(how.to_owned())
-    }
-
     /// Something that knocks under way survive, if their doors are `kept`.
     pub(super) fn happen_between(&mut self, kept: &[&str]) -> Result<String> {
-        match self.rng.random_range(0..8) {
-            0..=1 => {
+        match weighted(&mut self.rng, &BETWEEN) {
+            Between::Restart => {
                 let how = self.terminate_or_kill()?;
                 self.start()?;
                 Ok(how.to_owned())
             }
-            2..=4 => self.reload_but(kept),
-            5 => self.reload_wrong(),
-            6 => self.meddle(),
-            _ => self.flap(),
+            Between::Reload => self.reload_but(kept),
+            Between::ReloadWrong => self.reload_wrong(),
+            Between::Meddle => self.meddle(),
+            Between::Flap => self.flap(),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! What is done, at random.
+//! The steps of the soak, chosen at random.
 
 mod knocks;
 mod links;
 mod lives;
 mod look;
 mod owner;
+mod reloads;
 mod sealed;
 mod table;
 
@@ -13,7 +14,7 @@ use rand::{RngExt as _, rngs::StdRng};
 
 use crate::Soak;
 
-/// One step: its weight, its name, and what it does; it tells what it was in particular.
+/// One step: its weight, its name, and its work, which returns what it was in particular.
 pub(crate) struct Kind {
     weight: u32,
     name: &'static str,
@@ -55,15 +56,8 @@ impl Kind {
 
     /// One of those whose names contain `only`, which there must be.
     pub(crate) fn choose(rng: &mut StdRng, only: &str) -> &'static Self {
-        let kinds = || KINDS.iter().filter(|kind| kind.name.contains(only));
-        let mut left = rng.random_range(0..kinds().map(|kind| kind.weight).sum());
-        for kind in kinds() {
-            match left.checked_sub(kind.weight) {
-                Some(rest) => left = rest,
-                None => return kind,
-            }
-        }
-        unreachable!("the number is below the sum of all weights")
+        let kinds = KINDS.iter().filter(|kind| kind.name.contains(only));
+        weighted(rng, &kinds.map(|kind| (kind.weight, kind)).collect::<Vec<_>>())
     }
 
     pub(crate) const fn name(&self) -> &'static str {
@@ -72,5 +66,36 @@ impl Kind {
 
     pub(crate) fn run(&self, soak: &mut Soak) -> Result<String> {
         (self.work)(soak)
+    }
+}
+
+/// Draws one of `choices`, each as often as its weight says.
+fn weighted<T: Copy>(rng: &mut StdRng, choices: &[(u32, T)]) -> T {
+    let mut left = rng.random_range(0..choices.iter().map(|(weight, _)| weight).sum());
+    for &(weight, choice) in choices {
+        match left.checked_sub(weight) {
+            Some(rest) => left = rest,
+            None => return choice,
+        }
+    }
+    unreachable!("the number is below the sum of all weights")
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn choices_are_drawn_as_often_as_their_weights_say() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut drawn = [0u32; 3];
+        for _ in 0..6000 {
+            drawn[weighted(&mut rng, &[(1, 0), (3, 1), (2, 2)])] += 1;
+        }
+        for (count, expected) in drawn.into_iter().zip([1000, 3000, 2000]) {
+            assert!(count.abs_diff(expected) < 200, "{drawn:?}");
+        }
     }
 }

@@ -7,8 +7,32 @@ use anyhow::{Context as _, Result};
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
+use super::weighted;
 use crate::model::{End, Grant};
 use crate::{Soak, one_in};
+
+/// Which grants the owner ends.
+#[derive(Clone, Copy)]
+enum Revoked {
+    All,
+    /// Those that a door gave.
+    Door,
+    /// Those of a source.
+    Source,
+}
+
+const REVOKED: [(u32, Revoked); 3] = [(1, Revoked::All), (1, Revoked::Door), (2, Revoked::Source)];
+
+/// What happens during a trial.
+#[derive(Clone, Copy)]
+enum Meanwhile {
+    Confirm,
+    Kill,
+    Nothing,
+}
+
+const DURING_A_TRIAL: [(u32, Meanwhile); 3] =
+    [(1, Meanwhile::Confirm), (1, Meanwhile::Kill), (1, Meanwhile::Nothing)];
 
 impl Soak {
     /// Opens or revokes, with or without a running agent.
@@ -41,25 +65,25 @@ impl Soak {
     fn revoke(&mut self) -> Result<String> {
         let running: Vec<Grant> = self.model.running(Instant::now()).cloned().collect();
         let one = running.choose(&mut self.rng).cloned();
-        match (self.rng.random_range(0..4), one) {
-            (0, _) => {
+        match (weighted(&mut self.rng, &REVOKED), one) {
+            (Revoked::All, _) => {
                 self.world.told(&["revoke", "--all"])?;
                 self.model.grants.clear();
                 Ok("revokes all".to_owned())
             }
-            (1, _) => {
+            (Revoked::Door, _) => {
                 let door = self.a_door()?;
                 self.world.told(&["revoke", "--door", door.name])?;
                 let of_door = |service: &str| door.opens.contains(&service);
                 self.model.grants.retain(|(_, service), _| !of_door(service));
                 Ok(format!("revokes {}", door.name))
             }
-            (_, Some((source, _))) => {
+            (Revoked::Source, Some((source, _))) => {
                 self.world.told(&["revoke", &source.to_string()])?;
                 self.model.grants.retain(|(granted, _), _| *granted != source);
                 Ok(format!("revokes those of {source}"))
             }
-            _ => self.open(),
+            (Revoked::Source, None) => self.open(),
         }
     }
 
@@ -75,8 +99,8 @@ impl Soak {
         self.world.told(&["try", &format!("{}s", lasts.as_secs())])?;
         self.model.trial = Some(End { earliest: asked + lasts, latest: Instant::now() + lasts });
         let what = format!("for {lasts:?}");
-        match self.rng.random_range(0..3) {
-            0 => {
+        match weighted(&mut self.rng, &DURING_A_TRIAL) {
+            Meanwhile::Confirm => {
                 self.probe()?;
                 if self.model.enforcing(Instant::now()) != Some(true) {
                     return Ok(format!("{what}, over before it could be confirmed"));
@@ -85,13 +109,13 @@ impl Soak {
                 (self.model.trial, self.model.confirmed) = (None, true);
                 Ok(format!("{what}, confirmed"))
             }
-            1 => {
+            Meanwhile::Kill => {
                 self.kill()?;
                 self.probe()?;
                 self.start()?;
                 Ok(format!("{what}, killed meanwhile"))
             }
-            _ => Ok(what),
+            Meanwhile::Nothing => Ok(what),
         }
     }
 }

@@ -5,11 +5,37 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use knock_lab::process::PATIENCE;
-use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
+use super::weighted;
 use crate::Soak;
 use crate::model::Grant;
+
+/// What another tool does to the table.
+#[derive(Clone, Copy)]
+enum Change {
+    DeleteElement,
+    FlushGrants,
+    FlushGuarded,
+    FlushCheck,
+    FlushGuard,
+    DeleteTable,
+    AddElement,
+    HalfATable,
+    FlushAll,
+}
+
+const CHANGES: [(u32, Change); 9] = [
+    (3, Change::DeleteElement),
+    (1, Change::FlushGrants),
+    (1, Change::FlushGuarded),
+    (1, Change::FlushCheck),
+    (1, Change::FlushGuard),
+    (1, Change::DeleteTable),
+    (1, Change::AddElement),
+    (1, Change::HalfATable),
+    (1, Change::FlushAll),
+];
 
 impl Soak {
     /// Changes it and waits until the agent says that it has restored it.
@@ -33,31 +59,37 @@ impl Soak {
         Ok(self.world.asked("status")?["restored"].as_u64().unwrap_or(0))
     }
 
-    /// What somebody may do to the table.
+    /// Returns a command that changes the table.
     pub(super) fn a_change(&mut self) -> String {
         let running: Vec<Grant> = self.model.running(Instant::now()).cloned().collect();
         let element = running.choose(&mut self.rng);
         let set = |source: &IpAddr| if source.is_ipv4() { "open4" } else { "open6" };
-        match (self.rng.random_range(0..11), element) {
-            (0..=2, Some((source, service))) => {
+        match (weighted(&mut self.rng, &CHANGES), element) {
+            (Change::DeleteElement, Some((source, service))) => {
                 let (protocol, port) = service.split_once('/').unwrap_or(("tcp", "22"));
                 let set = set(source);
                 format!("delete element inet xknock {set} {{ {source} . {protocol} . {port} }}")
             }
-            (3, Some((source, _))) => format!("flush set inet xknock {}", set(source)),
-            (4, _) => "flush set inet xknock guarded".to_owned(),
-            (5, _) => "flush chain inet xknock check".to_owned(),
-            (6, _) => "flush chain inet xknock guard".to_owned(),
-            (7, _) => "delete table inet xknock".to_owned(),
-            (8, _) => {
-                "add element inet xknock open4 { 10.77.0.3 . tcp . 22 timeout 1h }".to_owned()
+            (Change::FlushGrants, Some((source, _))) => {
+                format!("flush set inet xknock {}", set(source))
             }
-            (9, _) => {
-                // Only a part is left, which cannot be read as a table of the agent.
+            (Change::FlushGuarded, _) => "flush set inet xknock guarded".to_owned(),
+            (Change::FlushCheck, _) => "flush chain inet xknock check".to_owned(),
+            (Change::FlushGuard, _) => "flush chain inet xknock guard".to_owned(),
+            (Change::DeleteTable, _) => "delete table inet xknock".to_owned(),
+            (Change::AddElement, _) => {
+                let stranger = self.world.lab.stranger.v4;
+                format!("add element inet xknock open4 {{ {stranger} . tcp . 22 timeout 1h }}")
+            }
+            (Change::HalfATable, _) => {
+                // What is left cannot be read as a table of the agent.
                 let chains = "flush chain inet xknock guard; flush chain inet xknock check";
                 format!("{chains}; delete chain inet xknock check; delete set inet xknock open4")
             }
-            _ => "flush ruleset".to_owned(),
+            // Also in place of a change of a grant, where there is none.
+            (Change::FlushAll | Change::DeleteElement | Change::FlushGrants, _) => {
+                "flush ruleset".to_owned()
+            }
         }
     }
 
