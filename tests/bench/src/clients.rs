@@ -22,7 +22,8 @@ pub(crate) fn addresses(lab: &Lab, count: u8) {
     // Under a flood, the answer to a question for a hardware address may come too late;
     // what is measured is the knock.
     let mac = |host: &knock_lab::Host| host.mac().map(|byte| format!("{byte:02x}")).join(":");
-    lab.client.ip(&format!("neighbour replace 10.77.0.1 lladdr {} dev eth0", mac(&lab.server)));
+    let (server, its) = (lab.server.v4, mac(&lab.server));
+    lab.client.ip(&format!("neighbour replace {server} lladdr {its} dev eth0"));
     let client = mac(&lab.client);
     for n in 0..count {
         lab.server.ip(&format!("neighbour replace 10.77.1.{n} lladdr {client} dev eth0"));

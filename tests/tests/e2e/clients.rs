@@ -43,7 +43,8 @@ fn netcat_in_a_loop_is_a_client() {
     let _ssh = Echo::start(&lab.server, 22);
     let text = ConfigText::ssh().sequence("tcp/7000,tcp/9000,tcp/8000");
     let mut agent = Agent::start(&lab.server, text);
-    lab.client.shell("for p in 7000 9000 8000; do nc -z -w1 10.77.0.1 $p; done");
+    let server = lab.server.v4;
+    lab.client.shell(&format!("for p in 7000 9000 8000; do nc -z -w1 {server} $p; done"));
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
 }
@@ -56,7 +57,8 @@ fn netcat_retransmits_to_silent_ports_and_still_opens() {
     let text = text.sequence("tcp/7000,tcp/9000,tcp/8500");
     let mut agent = Agent::start(&lab.server, text);
     // Each attempt lasts three seconds, and its SYN is sent again after one and three.
-    lab.client.shell("for p in 7000 9000 8500; do nc -z -w3 10.77.0.1 $p; done");
+    let server = lab.server.v4;
+    lab.client.shell(&format!("for p in 7000 9000 8500; do nc -z -w3 {server} $p; done"));
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
 }

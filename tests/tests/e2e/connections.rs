@@ -77,22 +77,25 @@ fn conntrack_is_used_only_where_it_is_already_in_use() {
 /// Whether the server answers a SYN that comes in fragments of 8 bytes, the first of
 /// which holds the ports but not the flags.
 fn fragmented_syn_is_answered(lab: &Lab) -> bool {
-    let filter = "host 10.77.0.3 and (src port 22 or icmp[icmptype] = icmp-echoreply)";
+    let (server, stranger) = (lab.server.v4, lab.stranger.v4);
+    let filter = format!("host {stranger} and (src port 22 or icmp[icmptype] = icmp-echoreply)");
     // Both streams in one, so that one reader sees "listening" and the packets.
     let mut shell = lab.server.command("sh");
     shell.args(["-c", &format!("exec tcpdump -lnni eth0 '{filter}' 1>&2")]);
     let mut capture = Process::start(&mut shell);
     capture.await_line("tcpdump", |line| line.contains("listening on").then_some(()));
-    let script = "from scapy.all import *; conf.verb = 0; \
-        syn = IP(src='10.77.0.3', dst='10.77.0.1', id=77) \
-        / TCP(sport=4444, dport=22, flags='S', options=[('MSS', 1460)]); \
-        [send(part) for part in fragment(syn, 8)]";
+    let script = format!(
+        "from scapy.all import *; conf.verb = 0; \
+         syn = IP(src='{stranger}', dst='{server}', id=77) \
+         / TCP(sport=4444, dport=22, flags='S', options=[('MSS', 1460)]); \
+         [send(part) for part in fragment(syn, 8)]"
+    );
     // Debian's own interpreter, for which its package of scapy is.
     let mut python = lab.stranger.command("/usr/bin/python3");
-    let sent = python.args(["-c", script]).output().expect("python3 runs");
+    let sent = python.args(["-c", &script]).output().expect("python3 runs");
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
     // Whatever the SYN brought about stands before the answer to this.
-    lab.stranger.sh("ping -c1 -W5 10.77.0.1");
+    lab.stranger.sh(&format!("ping -c1 -W5 {server}"));
     let mut answered = false;
     capture.await_line("an echo reply", |line| {
         answered |= line.contains("Flags [S.]");

@@ -32,11 +32,13 @@ fn curl_asks_and_is_answered() {
         (200, &json!("enforce"), &json!(true))
     );
     assert_eq!(answer["process"], agent.process().id());
-    let body = ["-d", r#"{"door":"ssh","address":"10.77.0.2","for":"1m"}"#, "http://x/v1/open"];
+    let client = lab.client.v4.to_string();
+    let request = json!({ "door": "ssh", "address": client, "for": "1m" }).to_string();
+    let body = ["-d", &request, "http://x/v1/open"];
     let (status, opened) = curl(&lab.server, &[&JSON[..], &body].concat());
     assert_eq!((status, &opened[0]["service"]), (200, &json!("tcp/22")));
     let (_, grants) = curl(&lab.server, &["http://x/v1/grants"]);
-    assert_eq!((&grants[0]["source"], &grants[0]["door"]), (&json!("10.77.0.2"), &json!("ssh")));
+    assert_eq!((&grants[0]["source"], &grants[0]["door"]), (&json!(client), &json!("ssh")));
     let (_, doors) = curl(&lab.server, &["http://x/v1/doors"]);
     assert_eq!((&doors[0]["name"], &doors[0]["grants"]), (&json!("ssh"), &json!(1)));
 }
@@ -84,5 +86,7 @@ fn verbs_that_need_an_agent_say_that_there_is_none() {
         assert!(refused(&lab.server, arguments).contains("no agent is running"), "{arguments:?}");
     }
     assert!(refused(&lab.server, &["grants"]).contains("there is no table inet xknock"));
-    assert!(refused(&lab.server, &["revoke", "10.77.0.2"]).contains("there is no table"));
+    assert!(
+        refused(&lab.server, &["revoke", &lab.client.v4.to_string()]).contains("there is no table")
+    );
 }

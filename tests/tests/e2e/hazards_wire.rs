@@ -65,10 +65,8 @@ fn rows(to: &Host, from: &Host) -> Vec<Row> {
     let tcp6 = Packet::to(to, from.v6).knock(TCP_22);
     let udp = Packet::to(to, from.v4).knock(UDP_22);
     let flags = |flags| [with_flags(&tcp, flags)];
-    let spoofed = |source: &str| {
-        let source: IpAddr = source.parse().expect("an address");
-        [Packet::to(to, source).knock(TCP_22)]
-    };
+    let from_address = |source: IpAddr| [Packet::to(to, source).knock(TCP_22)];
+    let spoofed = |source: &str| from_address(source.parse().expect("an address"));
     let priority_tag = [&tcp[..12], &[0x81, 0, 0, 0], &tcp[12..]].concat();
     let mut broken_checksum = tcp.clone();
     broken_checksum[24] ^= 1;
@@ -111,8 +109,8 @@ fn rows(to: &Host, from: &Host) -> Vec<Row> {
         row("hop-by-hop", [with_extensions(&tcp6, &[HOP_BY_HOP])], 1, true),
         row("a routing header", [with_extensions(&tcp6, &[ROUTING])], 1, false),
         row("IPv6 payload length of 0", [patched(&tcp6, 4, &[0, 0])], 0, false),
-        row("the server's own address", spoofed("10.77.0.1"), 1, false),
-        row("the server's own IPv6 address", spoofed("fd77::1"), 1, false),
+        row("the server's own address", from_address(to.v4), 1, false),
+        row("the server's own IPv6 address", from_address(to.v6), 1, false),
         row("0.0.0.0", spoofed("0.0.0.0"), 1, false),
         row("127.0.0.1", spoofed("127.0.0.1"), 1, false),
         row("a multicast source", spoofed("224.0.0.1"), 1, false),

@@ -103,7 +103,7 @@ fn what_somebody_else_put_into_the_table_meanwhile_is_no_grant() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let config = Agent::start(&lab.server, ConfigText::ssh().open_for("10m")).kill();
-    let element = "{ 10.77.0.3 . tcp . 22 timeout 1h }";
+    let element = format!("{{ {} . tcp . 22 timeout 1h }}", lab.stranger.v4);
     lab.server.sh(&format!("nft 'add element inet xknock open4 {element}'"));
     assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
     let _next = Agent::start_again(&lab.server, config);

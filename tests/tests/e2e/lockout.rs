@@ -8,6 +8,11 @@ use knock_lab::{Agent, Config, ConfigText, Lab};
 
 use crate::{SSH, STEPS, assert_no_trace, refused, verb};
 
+/// What sshd says of a session of the client on the server.
+fn session(lab: &Lab) -> String {
+    format!("{} 50000 {} 22", lab.client.v4, lab.server.v4)
+}
+
 fn observing() -> ConfigText {
     ConfigText::ssh().open_for("10m").observing()
 }
@@ -60,7 +65,6 @@ fn a_trial_that_nobody_confirms_is_told_and_another_may_begin() {
 
 #[test]
 fn who_would_lock_himself_out_is_told_what_to_do_instead() {
-    const SESSION: &str = "10.77.0.2 50000 10.77.0.1 22";
     let lab = Lab::new();
     let file = Config::new(ConfigText::ssh());
     let run = |extra: &str| {
@@ -72,14 +76,14 @@ fn who_would_lock_himself_out_is_told_what_to_do_instead() {
             file.path().display()
         );
         let mut command = lab.server.command("sh");
-        command.args(["-c", &line]).env("SSH_CONNECTION", SESSION);
+        command.args(["-c", &line]).env("SSH_CONNECTION", session(&lab));
         command.env("XKNOCKD_INSTANCE", lab.server.name());
         command
     };
     let said = run("").output().expect("sh runs");
     let said = String::from_utf8_lossy(&said.stderr);
-    for part in ["lock you out", "10.77.0.2", "always_allow", "xknockd open ssh", "xknockd try 2m"]
-    {
+    let client = lab.client.v4.to_string();
+    for part in ["lock you out", &client, "always_allow", "xknockd open ssh", "xknockd try 2m"] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
     assert_no_trace(&lab.server);
@@ -97,14 +101,14 @@ fn a_reload_that_would_lock_out_its_caller_is_refused_until_he_is_safe() {
     agent.rewrite_config(ConfigText::ssh().open_for("10m"));
     let reload = |arguments: &[&str]| {
         let mut command = xknockd(&lab.server);
-        command.args(arguments).env("SSH_CONNECTION", "10.77.0.2 50000 10.77.0.1 22");
+        command.args(arguments).env("SSH_CONNECTION", session(&lab));
         command.output().expect("xknockd runs")
     };
     let refusal = reload(&["reload"]);
     assert!(!refusal.status.success());
     assert!(String::from_utf8_lossy(&refusal.stderr).contains("lock you out"));
     assert!(verb(&lab.server, &["status"]).contains("observe"));
-    verb(&lab.server, &["open", "ssh", "10.77.0.2", "--for", "1h"]);
+    verb(&lab.server, &["open", "ssh", &lab.client.v4.to_string(), "--for", "1h"]);
     assert!(reload(&["reload"]).status.success());
     assert!(verb(&lab.server, &["status"]).contains("enforce"));
 }
@@ -116,7 +120,7 @@ fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
     verb(&lab.server, &["try", "2m"]);
     let as_client = |arguments: &[&str]| {
         let mut command = xknockd(&lab.server);
-        command.args(arguments).env("SSH_CONNECTION", "10.77.0.2 50000 10.77.0.1 22");
+        command.args(arguments).env("SSH_CONNECTION", session(&lab));
         command.output().expect("xknockd runs")
     };
     assert!(!as_client(&["confirm"]).status.success());
@@ -135,21 +139,22 @@ fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let agent = Agent::start(&lab.server, ConfigText::ssh());
+    let client = lab.client.v4.to_string();
     let open = |extra: &[&str]| {
-        verb(&lab.server, &[&["open", "ssh", "10.77.0.2", "--for", "10m"], extra].concat())
+        verb(&lab.server, &[&["open", "ssh", &client, "--for", "10m"], extra].concat())
     };
     let opened = open(&[]);
     // What is left, and a slow machine has used a second or two of it.
     assert!(opened.contains("10m") || opened.contains("9m 5"), "{opened}");
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
-    assert!(refused(&lab.server, &["open", "shh", "10.77.0.2"]).contains("there are: ssh"));
+    assert!(refused(&lab.server, &["open", "shh", &client]).contains("there are: ssh"));
     assert!(refused(&lab.server, &["open", "ssh", "0.0.0.0"]).contains("no packet comes from"));
     assert!(
         refused(&lab.server, &["open", "ssh", "::1", "--for", "99days"]).contains("1s to 30days")
     );
-    assert!(verb(&lab.server, &["revoke", "10.77.0.2"]).contains("tcp/22"));
+    assert!(verb(&lab.server, &["revoke", &client]).contains("tcp/22"));
     assert!(!tcp_open(&lab.client, lab.server.v4, 22));
-    assert!(verb(&lab.server, &["revoke", "10.77.0.2"]).contains("no such grant"));
+    assert!(verb(&lab.server, &["revoke", &client]).contains("no such grant"));
 
     let file = agent.kill();
     let path = file.path().display().to_string();
@@ -158,12 +163,12 @@ fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     // The next agent knows of it: it is on record like any other.
     let agent = Agent::start_again(&lab.server, file);
     let grants = verb(&lab.server, &["grants"]);
-    assert!(grants.contains("10.77.0.2") && grants.contains("ssh"), "{grants}");
+    assert!(grants.contains(&client) && grants.contains("ssh"), "{grants}");
     let file = agent.kill();
-    assert!(verb(&lab.server, &["revoke", "--door", "ssh"]).contains("10.77.0.2"));
+    assert!(verb(&lab.server, &["revoke", "--door", "ssh"]).contains(&client));
     assert!(!tcp_open(&lab.client, lab.server.v4, 22));
     let agent = Agent::start_again(&lab.server, file);
-    assert!(!verb(&lab.server, &["grants"]).contains("10.77.0.2"), "ended for good");
+    assert!(!verb(&lab.server, &["grants"]).contains(&client), "ended for good");
     agent.stop();
 }
 

@@ -6,12 +6,13 @@ use knock_lab::{Agent, ConfigText, Lab};
 
 use crate::{SSH, STEPS};
 
-/// Runs `scan` on the stranger, then shows with an honest knock that nothing opened.
+/// Runs `scan` of the server on the stranger, then shows with an honest knock that nothing opened.
 fn opens_nothing(config: &ConfigText, steps: &str, scan: &str) {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = Agent::start(&lab.server, config);
-    let output = lab.stranger.shell(scan);
+    let scan = scan.replace("SERVER", &lab.server.v4.to_string());
+    let output = lab.stranger.shell(&scan);
     assert!(output.status.success(), "{scan}: {}", String::from_utf8_lossy(&output.stderr));
     xknock_steps(&lab.client, lab.server.v4, steps);
     agent.await_opened(lab.client.v4, SSH);
@@ -30,25 +31,25 @@ fn ascending(protocol: &str) -> (ConfigText, String) {
 #[test]
 fn nmap_in_ascending_order_over_tcp() {
     let (config, steps) = ascending("tcp");
-    opens_nothing(&config, &steps, "nmap -Pn -n -r -T5 --max-retries 0 -p6900-8000 10.77.0.1");
+    opens_nothing(&config, &steps, "nmap -Pn -n -r -T5 --max-retries 0 -p6900-8000 SERVER");
 }
 
 #[test]
 fn nmap_in_its_own_order_over_tcp() {
     let (config, steps) = ascending("tcp");
-    opens_nothing(&config, &steps, "nmap -Pn -n -T5 --max-retries 0 -p6900-8000 10.77.0.1");
+    opens_nothing(&config, &steps, "nmap -Pn -n -T5 --max-retries 0 -p6900-8000 SERVER");
 }
 
 #[test]
 fn nmap_in_ascending_order_over_udp() {
     let (config, steps) = ascending("udp");
-    let scan = "nmap -Pn -n -r -sU -T5 --max-retries 0 --min-rate 2000 -p6900-8000 10.77.0.1";
+    let scan = "nmap -Pn -n -r -sU -T5 --max-retries 0 --min-rate 2000 -p6900-8000 SERVER";
     opens_nothing(&config, &steps, scan);
 }
 
 #[test]
 fn nmap_over_all_ports_of_both_protocols() {
-    const ALL: &str = "-Pn -n -r -T5 --max-retries 0 --min-rate 20000 -p- 10.77.0.1";
+    const ALL: &str = "-Pn -n -r -T5 --max-retries 0 --min-rate 20000 -p- SERVER";
     for (protocol, kind) in [("tcp", "-sS"), ("udp", "-sU")] {
         let (config, steps) = ascending(protocol);
         opens_nothing(&config, &steps, &format!("nmap {kind} {ALL}"));
@@ -58,7 +59,7 @@ fn nmap_over_all_ports_of_both_protocols() {
 #[test]
 fn hping_in_ascending_order_over_tcp() {
     let (config, steps) = ascending("tcp");
-    let scan = "hping3 -q -S -i u500 -c 1200 -p ++6900 10.77.0.1 >/dev/null 2>&1; true";
+    let scan = "hping3 -q -S -i u500 -c 1200 -p ++6900 SERVER >/dev/null 2>&1; true";
     opens_nothing(&config, &steps, scan);
 }
 
@@ -68,7 +69,8 @@ fn a_stranger_who_spoofs_the_client_opens_nothing_for_himself() {
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     xknock_steps(&lab.client, lab.server.v4, "tcp/7000,udp/8000");
-    let output = lab.stranger.shell("hping3 -c 1 -S -p 9000 -a 10.77.0.2 10.77.0.1; true");
+    let (client, server) = (lab.client.v4, lab.server.v4);
+    let output = lab.stranger.shell(&format!("hping3 -c 1 -S -p 9000 -a {client} {server}; true"));
     assert!(output.status.success());
     // He has finished the client's knock, so the client's address is open, not his.
     agent.await_opened(lab.client.v4, SSH);
@@ -81,7 +83,11 @@ fn a_stranger_can_spoil_a_knock_but_not_for_long() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     xknock_steps(&lab.client, lab.server.v4, "tcp/7000,udp/8000");
-    lab.stranger.shell("hping3 -c 1 -2 -p 8000 -a 10.77.0.2 10.77.0.1; for p in 6999 7001 7002; do hping3 -c 1 -S -p $p -a 10.77.0.2 10.77.0.1; done");
+    let spoof = format!("-a {} {}", lab.client.v4, lab.server.v4);
+    lab.stranger.shell(&format!(
+        "hping3 -c 1 -2 -p 8000 {spoof}; \
+         for p in 6999 7001 7002; do hping3 -c 1 -S -p $p {spoof}; done"
+    ));
     xknock_steps(&lab.client, lab.server.v4, "tcp/9000");
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);

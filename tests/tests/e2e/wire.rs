@@ -79,7 +79,8 @@ fn fragments_are_never_knocks() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     for (port, flag) in [(7000, "-S"), (8000, "-2"), (9000, "-S")] {
-        lab.client.shell(&format!("hping3 -c 1 {flag} -f -d 64 -p {port} 10.77.0.1"));
+        let server = lab.server.v4;
+        lab.client.shell(&format!("hping3 -c 1 {flag} -f -d 64 -p {port} {server}"));
     }
     xknock_steps(&lab.stranger, lab.server.v4, STEPS);
     agent.await_opened(lab.stranger.v4, SSH);

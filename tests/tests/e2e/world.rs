@@ -20,6 +20,9 @@ fn what_another_tool_changes_in_the_table_is_restored_and_named() {
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = granted(&lab);
     lab.server.sh("nft add table inet other");
+    let (client, stranger) = (lab.client.v4, lab.stranger.v4);
+    let delete = format!("delete element inet xknock open4 {{ {client} . tcp . 22 }}");
+    let add = format!("add element inet xknock open4 {{ {stranger} . tcp . 22 timeout 1h }}");
     for (restored, change) in (1..).zip([
         "flush ruleset",
         "delete table inet xknock",
@@ -27,9 +30,9 @@ fn what_another_tool_changes_in_the_table_is_restored_and_named() {
         "flush chain inet xknock guard",
         "flush set inet xknock open4",
         "flush set inet xknock guarded",
-        "delete element inet xknock open4 { 10.77.0.2 . tcp . 22 }",
+        delete.as_str(),
         "insert rule inet xknock check accept",
-        "add element inet xknock open4 { 10.77.0.3 . tcp . 22 timeout 1h }",
+        add.as_str(),
     ]) {
         lab.server.sh(&format!("nft '{change}'"));
         let record = agent.await_message("restored what was changed");

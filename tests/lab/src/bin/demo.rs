@@ -31,9 +31,6 @@ impl Story {
 }
 
 fn main() -> ExitCode {
-    println!(
-        "A server (10.77.0.1) with a service on tcp/22, a client (10.77.0.2), a stranger (10.77.0.3).\n"
-    );
     let mut story = Story { last: Instant::now(), failed: Vec::new() };
     tell(&mut story);
     match story.failed.as_slice() {
@@ -50,7 +47,10 @@ fn main() -> ExitCode {
 
 fn tell(story: &mut Story) {
     let lab = Lab::new();
-    let server = lab.server.v4;
+    let (server, client, stranger) = (lab.server.v4, lab.client.v4, lab.stranger.v4);
+    println!(
+        "A server ({server}) with a service on tcp/22, a client ({client}), a stranger ({stranger}).\n"
+    );
     let _service = Echo::start(&lab.server, PORT);
     story.tell("three hosts on one switch, the service runs", true);
     story.tell("before the agent starts, anyone reaches it", tcp_open(&lab.stranger, server, PORT));

@@ -94,7 +94,7 @@ fn ten_thousand_keys() {
         ["ssh:sealed:62201:seen:30:tcp/22", &format!("web:rolling:{ports}::5:udp:30:tcp/443")]
             .map(|door| door.parse().expect("a door"));
     let line = site.keys.draw(&site.lab.server, 10_000, &doors).to_text();
-    let device = Device::new(&site.lab.client, &line, "10.77.0.1");
+    let device = Device::new(&site.lab.client, &line, &site.lab.server.v4.to_string());
     let _web = knock_lab::services::Echo::start(&site.lab.server, 443);
     let mut agent = site.start();
     device.knock(&site.lab.client, &["server", "--door", "ssh"]);
