@@ -41,7 +41,7 @@ fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
 }
 
 #[test]
-fn every_feature_is_there_or_not_and_what_is_needed_is_there() {
+fn every_probe_has_an_answer_and_required_features_are_present() {
     for feature in features() {
         let presence = feature.presence();
         assert!(!matches!(presence, Presence::Unknown(_)), "{}: {presence:?}", feature.name);
@@ -87,7 +87,7 @@ fn check_shows_the_table_and_what_the_verifier_read() {
 }
 
 #[test]
-fn the_verifier_reads_a_third_of_what_it_may_at_most() {
+fn the_verifier_reads_at_most_a_third_of_its_limit() {
     if is_too_old() {
         assert!(load(false).is_err(), "a kernel that is too old takes the program");
         return;

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_got_worse_is_told_in_either_direction() {
+    fn figures_that_got_worse_are_listed_in_either_direction() {
         let base = Report::from_json(&report(10.0, 99.0).json()).unwrap();
         assert!(report(10.5, 95.0).worse_than(&base).is_empty());
         assert_eq!(
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_report_is_refused() {
+    fn a_file_that_is_not_a_report_is_refused() {
         assert!(Report::from_json(&json!({})).is_err());
         assert!(Report::from_json(&json!({ "figures": [{ "unit": "ns" }] })).is_err());
     }

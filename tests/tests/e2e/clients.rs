@@ -106,7 +106,7 @@ fn doors_share_a_beginning() {
 }
 
 #[test]
-fn what_is_no_knock_opens_nothing() {
+fn packets_that_are_not_a_knock_open_nothing() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh().within("1s"));
     let wrong = [
@@ -134,7 +134,7 @@ fn what_is_no_knock_opens_nothing() {
 }
 
 #[test]
-fn the_door_of_one_source_is_not_the_door_of_another() {
+fn steps_of_two_sources_do_not_add_up_to_a_knock() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = Agent::start(&lab.server, ConfigText::ssh());

@@ -23,7 +23,7 @@ fn curl(host: &Host, arguments: &[&str]) -> (u32, Value) {
 const JSON: [&str; 2] = ["-H", "Content-Type: application/json"];
 
 #[test]
-fn curl_asks_and_is_answered() {
+fn curl_can_use_the_control_socket() {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, ConfigText::ssh());
     let (status, answer) = curl(&lab.server, &["http://x/v1/status"]);
@@ -44,7 +44,7 @@ fn curl_asks_and_is_answered() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_in_words() {
+fn malformed_requests_are_refused_with_a_reason() {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, ConfigText::ssh());
     let long = format!(r#"{{"door":"{}"}}"#, "x".repeat(100_000));
@@ -67,7 +67,7 @@ fn what_makes_no_sense_is_refused_in_words() {
 }
 
 #[test]
-fn nobody_else_can_reach_the_socket() {
+fn only_the_agents_user_can_reach_the_socket() {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, ConfigText::ssh());
     let places = Places::of(lab.server.name());

@@ -143,7 +143,7 @@ fn knocks_that_come_faster_than_they_are_read_count_with_their_next_step() {
 }
 
 #[test]
-fn a_source_that_holds_enough_is_refused_with_the_reason() {
+fn a_source_that_holds_max_grants_is_refused_with_the_reason() {
     let lab = Lab::new();
     let _web = Echo::start(&lab.server, 80);
     let web = "udp/3000,tcp/5000,udp/2000";
@@ -161,7 +161,7 @@ fn a_source_that_holds_enough_is_refused_with_the_reason() {
 }
 
 #[test]
-fn steps_that_overtook_each_other_open_where_the_door_says_so() {
+fn steps_that_overtook_each_other_open_a_door_with_reorder() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh().in_door("reorder", true));
     xknock_steps(&lab.client, lab.server.v4, "udp/8000,tcp/7000,tcp/9000");

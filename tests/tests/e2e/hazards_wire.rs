@@ -219,7 +219,7 @@ const SPOILED: [(&str, &str, Spoil); 16] = [
 ];
 
 #[test]
-fn no_sequence_of_spoiled_packets_opens_and_link_local_sources_are_sources() {
+fn spoiled_packets_open_nothing_and_link_local_sources_can_knock() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for("10m"));
     let frame = |source: &str, step| Packet::to(&lab.server, source.parse().unwrap()).knock(step);

@@ -108,7 +108,7 @@ fn one_command_adds_a_device_that_opens_the_door_for_itself_alone() {
 }
 
 #[test]
-fn a_name_with_both_families_opens_the_one_it_connects_with() {
+fn a_device_knocks_over_the_address_family_that_it_connects_with() {
     for door in [SEALED, ROLLING] {
         let site = Site::new(ssh_by(door));
         let line = site.add("laptop", &[]);
@@ -157,7 +157,7 @@ fn a_device_closes_its_door_and_keeps_it_open_while_a_command_runs() {
 }
 
 #[test]
-fn what_a_key_may_not_do_opens_nothing_and_is_logged_with_its_name() {
+fn requests_beyond_the_rights_of_a_key_open_nothing_and_are_logged_with_its_name() {
     let site = Site::new(ssh_by(SEALED).door("admin", ["tcp/8443"]).method(SEALED));
     let line = site.add("laptop", &["--longest", "10s"]);
     let stranger = KeyLine { name: "x".into(), ..KeyLine::parse(&line).expect("a line") };

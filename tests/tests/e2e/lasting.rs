@@ -99,7 +99,7 @@ fn grants_come_back_with_their_time_after_a_flush_that_no_agent_saw() {
 }
 
 #[test]
-fn what_somebody_else_put_into_the_table_meanwhile_is_no_grant() {
+fn elements_that_another_tool_added_while_no_agent_ran_are_not_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let config = Agent::start(&lab.server, ConfigText::ssh().open_for("10m")).kill();

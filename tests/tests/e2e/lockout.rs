@@ -48,7 +48,7 @@ fn a_trial_goes_on_with_the_next_agent_and_can_be_confirmed_there() {
 }
 
 #[test]
-fn a_trial_that_nobody_confirms_is_told_and_another_may_begin() {
+fn the_end_of_an_unconfirmed_trial_is_logged_and_another_may_begin() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = Agent::start(&lab.server, observing());
@@ -64,7 +64,7 @@ fn a_trial_that_nobody_confirms_is_told_and_another_may_begin() {
 }
 
 #[test]
-fn who_would_lock_himself_out_is_told_what_to_do_instead() {
+fn a_start_that_would_lock_out_its_caller_says_what_to_do_instead() {
     let lab = Lab::new();
     let file = Config::new(ConfigText::ssh());
     let run = |extra: &str| {
@@ -95,7 +95,7 @@ fn who_would_lock_himself_out_is_told_what_to_do_instead() {
 }
 
 #[test]
-fn a_reload_that_would_lock_out_its_caller_is_refused_until_he_is_safe() {
+fn a_reload_that_would_lock_out_its_caller_is_refused_until_they_have_a_grant() {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, observing());
     agent.rewrite_config(ConfigText::ssh().open_for("10m"));
@@ -114,7 +114,7 @@ fn a_reload_that_would_lock_out_its_caller_is_refused_until_he_is_safe() {
 }
 
 #[test]
-fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
+fn a_reload_after_a_confirmed_trial_does_not_lock_out_its_caller() {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, observing());
     verb(&lab.server, &["try", "2m"]);

@@ -23,7 +23,7 @@ fn observing_drops_nothing_but_counts_and_logs() {
 }
 
 #[test]
-fn the_command_line_decides_over_the_mode() {
+fn the_command_line_overrides_the_mode() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let agent = Agent::start_with(&lab.server, ConfigText::ssh(), &["--observe"]);
@@ -34,7 +34,7 @@ fn the_command_line_decides_over_the_mode() {
 }
 
 #[test]
-fn who_is_always_allowed_needs_no_grant() {
+fn always_allowed_sources_need_no_grant() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let allow = vec![format!("{}/32", lab.client.v4), lab.client.v6.to_string()];
@@ -56,7 +56,7 @@ fn knock_ports_answer_as_any_closed_port_or_not_at_all() {
 }
 
 #[test]
-fn the_kernel_tells_each_step_and_each_near_miss() {
+fn trace_kernel_logs_each_step_and_each_near_miss() {
     let lab = Lab::new();
     let mut agent = Agent::start_with(&lab.server, ConfigText::ssh(), &["--trace-kernel"]);
     xknock_steps(

@@ -59,7 +59,7 @@ fn native_mode_takes_a_large_mtu_and_a_jumbo_frame_is_a_step() {
 }
 
 #[test]
-fn generic_mode_does_the_same() {
+fn generic_mode_takes_a_large_mtu_and_a_jumbo_frame_is_a_step() {
     let lab = Lab::new();
     set_mtu(&lab, 9000);
     let mut agent = Agent::start(&lab.server, ConfigText::ssh().top("attach", "generic"));

@@ -40,7 +40,7 @@ fn assert_least(agent: &Agent) {
 }
 
 #[test]
-fn of_all_that_root_may_three_capabilities_are_kept() {
+fn an_agent_started_by_root_keeps_three_capabilities() {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, ConfigText::ssh());
     assert_eq!(status(&agent, "Uid"), "0\t0\t0\t0");
@@ -49,7 +49,7 @@ fn of_all_that_root_may_three_capabilities_are_kept() {
 }
 
 #[test]
-fn a_user_with_what_the_unit_grants_can_do_all_of_it() {
+fn an_agent_with_its_own_user_can_do_everything_with_what_the_unit_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let config_file = Config::new(ConfigText::ssh().open_for("10m"));
@@ -119,7 +119,7 @@ fn call(number: libc::c_long) -> io::Result<()> {
 }
 
 #[test]
-fn a_call_that_only_a_stranger_makes_is_the_last_one() {
+fn system_calls_that_only_an_intruder_makes_kill_the_process() {
     let rows: [(&str, Work); 6] = [
         ("execve, which follows", || Ok(())),
         ("ptrace", || call(libc::SYS_ptrace)),
@@ -135,7 +135,7 @@ fn a_call_that_only_a_stranger_makes_is_the_last_one() {
 }
 
 #[test]
-fn a_call_that_is_merely_not_needed_is_refused() {
+fn other_system_calls_that_are_not_needed_fail_with_eperm() {
     for work in [|| call(libc::SYS_getpriority), || call(libc::SYS_sync)] as [Work; 2] {
         let error = filtered(work).expect_err("an error");
         assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");

@@ -43,7 +43,7 @@ fn pinned(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn a_second_interface_that_fails_takes_the_first_one_back() {
+fn when_a_second_interface_fails_the_first_is_detached_again() {
     let lab = Lab::new();
     // A driver that cannot do XDP at all: native is refused once eth0 is attached.
     lab.server.ip("link add br7 type bridge");
@@ -93,7 +93,7 @@ fn a_program_that_comes_later_does_not_push_the_detector_out() {
 }
 
 #[test]
-fn of_two_agents_started_the_second_names_the_first() {
+fn a_second_agent_refuses_to_start_and_names_the_first() {
     let lab = Lab::new();
     let first = Agent::start(&lab.server, ConfigText::ssh());
     let (_, said) = start(&lab.server, ConfigText::ssh(), &[]);

@@ -46,7 +46,7 @@ fn every_frame_may_come_twice() {
 }
 
 #[test]
-fn one_sources_steps_may_reach_different_cpus() {
+fn steps_of_one_source_may_reach_different_cpus() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     let sources: Vec<std::net::IpAddr> = (0..200).map(|n| [10, 77, 1, n].into()).collect();

@@ -85,7 +85,7 @@ fn a_set_that_another_tool_limits_is_made_anew_when_it_is_full() {
 }
 
 #[test]
-fn news_that_the_kernel_could_not_deliver_are_not_missed() {
+fn changes_whose_notification_was_lost_are_restored() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = granted(&lab);

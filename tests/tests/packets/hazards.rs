@@ -286,7 +286,7 @@ fn sources_that_no_host_can_have_are_refused() {
 
 /// A row that ends well would hide in the others if the first step were no step.
 #[test]
-fn what_ends_well_goes_on_to_open_the_door() {
+fn tagged_packets_with_extension_headers_complete_a_sequence() {
     let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let frame = |step: Step| with_extensions(&knock(v6(), step), &[HOP_BY_HOP, DESTINATION]);
     let ends = [A, B, C].map(|step| bench.send(&tagged(&frame(step), &[0x88a8, 0x8100])).1.name());

@@ -54,7 +54,7 @@ fn strays_are_forgiven_up_to_the_limit() {
 }
 
 #[test]
-fn ports_of_no_interest_are_no_strays() {
+fn ports_of_no_interest_are_not_strays() {
     let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let quiet = bench.quiet(Protocol::Tcp);
     let ends = bench.knock(stranger(), &[A, quiet, quiet, quiet, B, quiet, C]);

@@ -63,7 +63,7 @@ fn fate(bench: &mut DetectorRig, payload: &[u8]) -> Fate {
 }
 
 #[tokio::test]
-async fn what_passes_reaches_the_agent_whole() {
+async fn sealed_packets_that_pass_reach_the_agent_unchanged() {
     let mut bench = bench(0);
     let packet = packet(ID, KEY, now_ns());
     let v6: IpAddr = "2001:db8::42".parse().unwrap();
@@ -89,7 +89,7 @@ async fn what_passes_reaches_the_agent_whole() {
 }
 
 #[test]
-fn what_does_not_pass_is_told_apart() {
+fn each_reason_to_refuse_a_sealed_packet_has_its_own_counter() {
     let now = now_ns();
     let mut bench = bench(now - 10 * SECOND);
     let good = packet(ID, KEY, now);
@@ -129,7 +129,7 @@ fn a_packet_with_any_bit_changed_goes_no_further() {
 
 /// Cut anywhere, with the length in the header as it was.
 #[test]
-fn a_cut_frame_is_no_knock() {
+fn a_truncated_frame_is_not_a_knock() {
     let mut bench = bench(0);
     let whole = frame(stranger(), &packet(ID, KEY, now_ns()));
     for length in (14..whole.len()).step_by(3) {
@@ -155,7 +155,7 @@ fn a_full_ring_buffer_is_counted() {
 }
 
 #[test]
-fn a_silent_host_drops_them_all() {
+fn a_host_that_drops_knocks_drops_sealed_ones_too() {
     let mut bench = with_knocks(0, Knocks::Drop);
     let good = packet(ID, KEY, now_ns());
     let passed = bench.send(&frame(stranger(), &good));

@@ -39,7 +39,7 @@ fn systemd_understands_the_unit() {
 }
 
 #[test]
-fn its_exposure_is_two_at_most() {
+fn the_exposure_of_the_unit_is_at_most_two() {
     let exposure = |path: &Path| -> f32 {
         let (_, said) = analyze(&["security", "--offline=true", "--no-pager"], path);
         let line = said.lines().find(|line| line.contains("Overall exposure level"));

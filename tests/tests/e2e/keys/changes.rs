@@ -65,7 +65,7 @@ fn a_damaged_key_is_named_and_the_others_go_on() {
 }
 
 #[test]
-fn a_key_ends_when_it_was_told_to() {
+fn a_key_expires_at_its_time() {
     let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &["--expires", &seconds(8)]);
     // Ends are whole seconds.
@@ -85,7 +85,7 @@ fn a_key_ends_when_it_was_told_to() {
 }
 
 #[test]
-fn ten_thousand_keys() {
+fn an_agent_with_ten_thousand_keys_takes_knocks() {
     let text = ssh_by(SEALED).door("web", ["tcp/443"]).method(ROLLING);
     // An emulated machine may take longer to write a slot than a knock may wait for by default.
     let site = Site::new(text.top("late_grants", "5m"));

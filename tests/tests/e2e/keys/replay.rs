@@ -115,7 +115,7 @@ fn a_knock_that_names_its_address_is_worth_nothing_elsewhere() {
 }
 
 #[test]
-fn a_lost_file_of_newest_times_is_told_and_refuses_for_a_window() {
+fn a_lost_file_of_newest_times_is_logged_and_refuses_knocks_for_a_window() {
     let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &[]);
     site.keys.set_config(ssh_by(SEALED).top("clock_window", "20s"));
