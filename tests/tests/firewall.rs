@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use knock_common::sequence::Protocol;
 use knock_firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking, since_boot};
+use knock_lab::netns::Netns;
 use knock_policy::{Connections, Grant, Mode, Policy, Service};
-use knock_tests::netns::Netns;
 
 const SSH: Service = Service::new(Protocol::Tcp, 22);
 const DNS: Service = Service::new(Protocol::Udp, 53);
@@ -179,7 +179,7 @@ fn removing_leaves_nothing_and_can_be_done_twice() {
 }
 
 #[test]
-fn a_table_that_another_tool_removed_is_told_apart() {
+fn a_table_that_another_tool_removed_has_an_error_of_its_own() {
     let (netns, mut firewall) = installed();
     netns.sh("nft flush ruleset");
     let error = firewall.grant(&[grant(Ipv4Addr::new(198, 51, 100, 2), SSH, 60)]).unwrap_err();
@@ -199,7 +199,7 @@ fn a_refused_ruleset_changes_nothing() {
 }
 
 #[test]
-fn auto_follows_what_the_host_uses() {
+fn auto_tracks_connections_where_the_host_does() {
     let policy = |connections| Policy { connections, ..Policy::default() };
     for (connections, in_use, expected) in [
         (Connections::Auto, false, Tracking::Stateless),

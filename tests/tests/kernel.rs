@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use knock_common::sequence::{Protocol, Step};
 use knock_detector::{Component, Detector, Presence, Settings, VerifierStats};
+use knock_lab::agent::{Config, xknockd, xknockd_output};
+use knock_lab::{Agent, ConfigText, Lab};
 use knock_policy::compile::{Served, compile};
 use knock_policy::{Door, Knocks, Policy, Service};
-use knock_tests::agent::{Config, xknockd, xknockd_output};
-use knock_tests::{Agent, Lab};
 use knock_userspace::kernel_features::features;
 use knock_userspace::places::Places;
 
@@ -17,18 +17,14 @@ fn is_too_old() -> bool {
     std::env::var("XKNOCK_TEST_KERNEL").is_ok_and(|expected| expected == "refusal")
 }
 
-const CONFIG: &str = "interfaces = [\"eth0\"]\nmode = \"enforce\"\n\
-    [[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\
-    sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n";
-
 #[test]
 fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
     let lab = Lab::new();
     if !is_too_old() {
-        Agent::start(&lab.server, CONFIG).stop();
+        Agent::start(&lab.server, ConfigText::ssh()).stop();
         return;
     }
-    let config = Config::new(CONFIG);
+    let config = Config::new(ConfigText::ssh());
     let output = xknockd(&lab.server).arg("run").arg("--config").arg(config.path()).output();
     let output = output.expect("xknockd runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -45,7 +41,7 @@ fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
 }
 
 #[test]
-fn every_feature_is_there_or_not_and_what_is_needed_is_there() {
+fn every_probe_has_an_answer_and_required_features_are_present() {
     for feature in features() {
         let presence = feature.presence();
         assert!(!matches!(presence, Presence::Unknown(_)), "{}: {presence:?}", feature.name);
@@ -91,7 +87,7 @@ fn check_shows_the_table_and_what_the_verifier_read() {
 }
 
 #[test]
-fn the_verifier_reads_a_third_of_what_it_may_at_most() {
+fn the_verifier_reads_at_most_a_third_of_its_limit() {
     if is_too_old() {
         assert!(load(false).is_err(), "a kernel that is too old takes the program");
         return;

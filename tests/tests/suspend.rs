@@ -6,15 +6,13 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, ConfigText, Lab};
 
-const CONFIG: &str = "interfaces = [\"eth0\"]\nmode = \"enforce\"\n\
-    [[door]]\nname = \"short\"\nopens = [\"tcp/22\"]\nopen_for = \"1m\"\nwithin = \"1m\"\n\
-    sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n\
-    [[door]]\nname = \"long\"\nopens = [\"tcp/443\"]\nopen_for = \"10m\"\nwithin = \"1m\"\n\
-    sequence = [\"tcp/7100\", \"udp/8100\", \"tcp/9100\"]\n";
+/// Each door with its steps.
+const SHORT: (&str, &str) = ("tcp/22", "tcp/7000,udp/8000,tcp/9000");
+const LONG: (&str, &str) = ("tcp/443", "tcp/7100,udp/8100,tcp/9100");
 /// Longer than the short grant.
 const ASLEEP: Duration = Duration::from_secs(61);
 
@@ -34,12 +32,12 @@ fn sleep_to_memory() {
 fn the_time_of_a_suspend_counts_for_grants() {
     let lab = Lab::new();
     let _services = [22, 443].map(|port| Echo::start(&lab.server, port));
-    let mut agent = Agent::start(&lab.server, CONFIG);
+    let text = ConfigText::new().door("short", [SHORT.0]).sequence(SHORT.1).open_for("1m");
+    let text = text.within("1m").door("long", [LONG.0]).sequence(LONG.1).open_for("10m");
+    let mut agent = Agent::start(&lab.server, text.within("1m"));
     // It stands still while the host sleeps, as the time-outs of the kernel do.
     let awake = Instant::now();
-    for (steps, service) in
-        [("tcp/7000,udp/8000,tcp/9000", "tcp/22"), ("tcp/7100,udp/8100,tcp/9100", "tcp/443")]
-    {
+    for (service, steps) in [SHORT, LONG] {
         xknock_steps(&lab.client, lab.server.v4, steps);
         agent.await_opened(lab.client.v4, service);
     }

@@ -25,7 +25,7 @@ pub(crate) fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     let absolute = |path: &Path| std::path::absolute(path);
     let compare = arguments.compare.as_deref().map(absolute).transpose()?;
     run(build_programs().arg("--release"))?;
-    run(&mut cargo(["build", "--release", "--package", "knock-tests", "--bin", "bench"]))?;
+    run(&mut cargo(["build", "--release", "--package", "knock-bench"]))?;
     let mut bench = as_root(target_directory().join("release/bench"));
     bench.arg("--out").arg(target_directory().join("bench"));
     if arguments.quick {

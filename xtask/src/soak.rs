@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 pub(crate) fn soak(arguments: &Arguments) -> anyhow::Result<()> {
     setup::ensure(Group::Test, true)?;
     run(build_programs().arg("--release"))?;
-    run(&mut cargo(["build", "--release", "--package", "knock-tests", "--bin", "soak"]))?;
+    run(&mut cargo(["build", "--release", "--package", "knock-soak"]))?;
     let mut soak = as_root(target_directory().join("release/soak"));
     soak.args(["--minutes", &arguments.minutes.to_string()]);
     if let Some(seed) = arguments.seed {

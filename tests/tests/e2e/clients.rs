@@ -2,17 +2,17 @@
 
 use std::net::IpAddr;
 
-use knock_tests::clients::{knock, xknock, xknock_steps};
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::{knock, xknock, xknock_steps};
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, ConfigText, Lab};
 
-use crate::{CLASSIC, SSH, STEPS, config};
+use crate::{CLASSIC, SSH, STEPS};
 
 #[test]
 fn the_classic_client_opens_the_door_for_itself_alone() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     assert!(!tcp_open(&lab.client, lab.server.v4, 22));
     knock(&lab.client, lab.server.v4, CLASSIC);
     let opened = agent.await_opened(lab.client.v4, SSH);
@@ -28,7 +28,7 @@ fn the_classic_client_opens_the_door_for_itself_alone() {
 fn the_classic_client_knocks_over_ipv6() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     assert!(!tcp_open(&lab.client, lab.server.v6, 22));
     knock(&lab.client, lab.server.v6, CLASSIC);
     agent.await_opened(lab.client.v6, SSH);
@@ -41,13 +41,10 @@ fn the_classic_client_knocks_over_ipv6() {
 fn netcat_in_a_loop_is_a_client() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("", "").replace("udp/8000", "tcp/8000");
-    let text = text.replace(
-        "\"tcp/7000\", \"tcp/8000\", \"tcp/9000\"",
-        "\"tcp/7000\", \"tcp/9000\", \"tcp/8000\"",
-    );
-    let mut agent = Agent::start(&lab.server, &text);
-    lab.client.shell("for p in 7000 9000 8000; do nc -z -w1 10.77.0.1 $p; done");
+    let text = ConfigText::ssh().sequence("tcp/7000,tcp/9000,tcp/8000");
+    let mut agent = Agent::start(&lab.server, text);
+    let server = lab.server.v4;
+    lab.client.shell(&format!("for p in 7000 9000 8000; do nc -z -w1 {server} $p; done"));
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
 }
@@ -56,11 +53,12 @@ fn netcat_in_a_loop_is_a_client() {
 fn netcat_retransmits_to_silent_ports_and_still_opens() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("knocks = \"drop\"", "within = \"30s\"").replace("udp/8000", "tcp/8500");
-    let text = text.replace("\"tcp/8500\", \"tcp/9000\"", "\"tcp/9000\", \"tcp/8500\"");
-    let mut agent = Agent::start(&lab.server, &text);
+    let text = ConfigText::ssh().top("knocks", "drop").within("30s");
+    let text = text.sequence("tcp/7000,tcp/9000,tcp/8500");
+    let mut agent = Agent::start(&lab.server, text);
     // Each attempt lasts three seconds, and its SYN is sent again after one and three.
-    lab.client.shell("for p in 7000 9000 8500; do nc -z -w3 10.77.0.1 $p; done");
+    let server = lab.server.v4;
+    lab.client.shell(&format!("for p in 7000 9000 8500; do nc -z -w3 {server} $p; done"));
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
 }
@@ -69,7 +67,7 @@ fn netcat_retransmits_to_silent_ports_and_still_opens() {
 fn our_client_waits_until_the_port_answers() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let _agent = Agent::start(&lab.server, &config("", ""));
+    let _agent = Agent::start(&lab.server, ConfigText::ssh());
     for server in [lab.server.v4, lab.server.v6] {
         let output = xknock(&lab.client, server, &["--steps", STEPS, "--wait", "tcp/22"]);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -87,9 +85,8 @@ fn our_client_waits_until_the_port_answers() {
 #[test]
 fn two_users_behind_one_address_knock_on_two_doors_at_once() {
     let lab = Lab::new();
-    let second = "[[door]]\nname = \"web\"\nopens = [\"tcp/443\"]\n\
-                  sequence = [\"udp/6100\", \"tcp/6300\", \"udp/6200\"]\n";
-    let mut agent = Agent::start(&lab.server, &(config("", "") + second));
+    let text = ConfigText::ssh().door("web", ["tcp/443"]).sequence("udp/6100,tcp/6300,udp/6200");
+    let mut agent = Agent::start(&lab.server, text);
     let interleaved = "tcp/7000,udp/6100,udp/8000,tcp/6300,udp/6200,tcp/9000";
     xknock_steps(&lab.client, lab.server.v4, interleaved);
     agent.await_opened(lab.client.v4, "tcp/443");
@@ -99,9 +96,8 @@ fn two_users_behind_one_address_knock_on_two_doors_at_once() {
 #[test]
 fn doors_share_a_beginning() {
     let lab = Lab::new();
-    let second = "[[door]]\nname = \"web\"\nopens = [\"tcp/443\"]\n\
-                  sequence = [\"tcp/7000\", \"udp/8000\", \"udp/5000\"]\n";
-    let mut agent = Agent::start(&lab.server, &(config("", "") + second));
+    let text = ConfigText::ssh().door("web", ["tcp/443"]).sequence("tcp/7000,udp/8000,udp/5000");
+    let mut agent = Agent::start(&lab.server, text);
     xknock_steps(&lab.client, lab.server.v4, "tcp/7000,udp/8000,udp/5000");
     agent.await_opened(lab.client.v4, "tcp/443");
     assert!(!agent.log().contains("tcp/22"));
@@ -110,9 +106,9 @@ fn doors_share_a_beginning() {
 }
 
 #[test]
-fn what_is_no_knock_opens_nothing() {
+fn packets_that_are_not_a_knock_open_nothing() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", "within = \"1s\""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().within("1s"));
     let wrong = [
         ("in the wrong order", "tcp/7000,tcp/9000,udp/8000"),
         ("in the wrong order, and the last step again", "tcp/7000,tcp/9000,udp/8000,tcp/9000"),
@@ -138,12 +134,12 @@ fn what_is_no_knock_opens_nothing() {
 }
 
 #[test]
-fn the_door_of_one_source_is_not_the_door_of_another() {
+fn steps_of_two_sources_do_not_add_up_to_a_knock() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     // Each of the two sends what the other lacks.
-    let half = |host: &knock_tests::Host, steps: &str| xknock_steps(host, lab.server.v4, steps);
+    let half = |host: &knock_lab::Host, steps: &str| xknock_steps(host, lab.server.v4, steps);
     half(&lab.client, "tcp/7000,udp/8000");
     half(&lab.stranger, "tcp/9000");
     let third: IpAddr = lab.client.v6;

@@ -1,18 +1,19 @@
 //! What becomes of running connections, in both ways to tell them.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::{Process, seconds};
-use knock_tests::services::{Echo, connect, echoes, eventually, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::{Process, seconds};
+use knock_lab::services::{Echo, connect, echoes, eventually, tcp_open};
+use knock_lab::{Agent, ConfigText, Lab};
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 /// Opens, connects, lets the grant end; whether the connection still works.
-fn connection_outlives_its_grant(top: &str, door: &str) -> bool {
+fn connection_outlives_its_grant(connections: &str, cut: bool) -> bool {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let door = format!("open_for = \"{}\"\n{door}", seconds(2));
-    let mut agent = Agent::start(&lab.server, &config(top, &door));
+    let text = ConfigText::ssh().top("connections", connections);
+    let text = text.open_for(&seconds(2)).in_door("cut", cut);
+    let mut agent = Agent::start(&lab.server, text);
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     let mut connection = connect(&lab.client, lab.server.v4, 22).expect("the port is open");
@@ -25,22 +26,22 @@ fn connection_outlives_its_grant(top: &str, door: &str) -> bool {
 
 #[test]
 fn a_stateless_connection_outlives_its_grant() {
-    assert!(connection_outlives_its_grant("connections = \"stateless\"", ""));
+    assert!(connection_outlives_its_grant("stateless", false));
 }
 
 #[test]
 fn a_tracked_connection_outlives_its_grant() {
-    assert!(connection_outlives_its_grant("connections = \"conntrack\"", ""));
+    assert!(connection_outlives_its_grant("conntrack", false));
 }
 
 #[test]
 fn a_cut_ends_a_stateless_connection_with_its_grant() {
-    assert!(!connection_outlives_its_grant("connections = \"stateless\"", "cut = true"));
+    assert!(!connection_outlives_its_grant("stateless", true));
 }
 
 #[test]
 fn a_cut_ends_a_tracked_connection_with_its_grant() {
-    assert!(!connection_outlives_its_grant("connections = \"conntrack\"", "cut = true"));
+    assert!(!connection_outlives_its_grant("conntrack", true));
 }
 
 /// How many connections the namespace tracks; 0 if it tracks none at all.
@@ -63,7 +64,7 @@ fn conntrack_is_used_only_where_it_is_already_in_use() {
                 lab.server.sh(&format!("nft {rule}"));
             }
         }
-        let mut agent = Agent::start(&lab.server, &config("connections = \"auto\"", ""));
+        let mut agent = Agent::start(&lab.server, ConfigText::ssh().top("connections", "auto"));
         xknock_steps(&lab.client, lab.server.v4, STEPS);
         agent.await_opened(lab.client.v4, SSH);
         let _connection = connect(&lab.client, lab.server.v4, 22).expect("open");
@@ -76,22 +77,25 @@ fn conntrack_is_used_only_where_it_is_already_in_use() {
 /// Whether the server answers a SYN that comes in fragments of 8 bytes, the first of
 /// which holds the ports but not the flags.
 fn fragmented_syn_is_answered(lab: &Lab) -> bool {
-    let filter = "host 10.77.0.3 and (src port 22 or icmp[icmptype] = icmp-echoreply)";
+    let (server, stranger) = (lab.server.v4, lab.stranger.v4);
+    let filter = format!("host {stranger} and (src port 22 or icmp[icmptype] = icmp-echoreply)");
     // Both streams in one, so that one reader sees "listening" and the packets.
     let mut shell = lab.server.command("sh");
     shell.args(["-c", &format!("exec tcpdump -lnni eth0 '{filter}' 1>&2")]);
     let mut capture = Process::start(&mut shell);
     capture.await_line("tcpdump", |line| line.contains("listening on").then_some(()));
-    let script = "from scapy.all import *; conf.verb = 0; \
-        syn = IP(src='10.77.0.3', dst='10.77.0.1', id=77) \
-        / TCP(sport=4444, dport=22, flags='S', options=[('MSS', 1460)]); \
-        [send(part) for part in fragment(syn, 8)]";
+    let script = format!(
+        "from scapy.all import *; conf.verb = 0; \
+         syn = IP(src='{stranger}', dst='{server}', id=77) \
+         / TCP(sport=4444, dport=22, flags='S', options=[('MSS', 1460)]); \
+         [send(part) for part in fragment(syn, 8)]"
+    );
     // Debian's own interpreter, for which its package of scapy is.
     let mut python = lab.stranger.command("/usr/bin/python3");
-    let sent = python.args(["-c", script]).output().expect("python3 runs");
+    let sent = python.args(["-c", &script]).output().expect("python3 runs");
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
     // Whatever the SYN brought about stands before the answer to this.
-    lab.stranger.sh("ping -c1 -W5 10.77.0.1");
+    lab.stranger.sh(&format!("ping -c1 -W5 {server}"));
     let mut answered = false;
     capture.await_line("an echo reply", |line| {
         answered |= line.contains("Flags [S.]");
@@ -105,8 +109,8 @@ fn tiny_fragments_do_not_slip_through() {
     for (mode, passes) in [("observe", true), ("enforce", false)] {
         let lab = Lab::new();
         let _ssh = Echo::start(&lab.server, 22);
-        let text = config("connections = \"stateless\"", "").replace("enforce", mode);
-        let _agent = Agent::start(&lab.server, &text);
+        let text = ConfigText::ssh().top("connections", "stateless").top("mode", mode);
+        let _agent = Agent::start(&lab.server, text);
         assert_eq!(fragmented_syn_is_answered(&lab), passes, "{mode}");
     }
 }

@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::{Agent, ConfigText, Host, Lab};
 use knock_userspace::places::Places;
 use serde_json::{Value, json};
 
-use crate::{config, refused};
+use crate::refused;
 
 /// What curl gets: the HTTP status, and the JSON.
 fn curl(host: &Host, arguments: &[&str]) -> (u32, Value) {
@@ -23,28 +23,30 @@ fn curl(host: &Host, arguments: &[&str]) -> (u32, Value) {
 const JSON: [&str; 2] = ["-H", "Content-Type: application/json"];
 
 #[test]
-fn curl_asks_and_is_answered() {
+fn curl_can_use_the_control_socket() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let (status, answer) = curl(&lab.server, &["http://x/v1/status"]);
     assert_eq!(
         (status, &answer["mode"], &answer["pinned"]),
         (200, &json!("enforce"), &json!(true))
     );
     assert_eq!(answer["process"], agent.process().id());
-    let body = ["-d", r#"{"door":"ssh","address":"10.77.0.2","for":"1m"}"#, "http://x/v1/open"];
+    let client = lab.client.v4.to_string();
+    let request = json!({ "door": "ssh", "address": client, "for": "1m" }).to_string();
+    let body = ["-d", &request, "http://x/v1/open"];
     let (status, opened) = curl(&lab.server, &[&JSON[..], &body].concat());
     assert_eq!((status, &opened[0]["service"]), (200, &json!("tcp/22")));
     let (_, grants) = curl(&lab.server, &["http://x/v1/grants"]);
-    assert_eq!((&grants[0]["source"], &grants[0]["door"]), (&json!("10.77.0.2"), &json!("ssh")));
+    assert_eq!((&grants[0]["source"], &grants[0]["door"]), (&json!(client), &json!("ssh")));
     let (_, doors) = curl(&lab.server, &["http://x/v1/doors"]);
     assert_eq!((&doors[0]["name"], &doors[0]["grants"]), (&json!("ssh"), &json!(1)));
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_in_words() {
+fn malformed_requests_are_refused_with_a_reason() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let long = format!(r#"{{"door":"{}"}}"#, "x".repeat(100_000));
     let rows: [(&[&str], u32, &str); 8] = [
         (&["http://x/v1/stauts"], 404, "docs/operations.md"),
@@ -65,9 +67,9 @@ fn what_makes_no_sense_is_refused_in_words() {
 }
 
 #[test]
-fn nobody_else_can_reach_the_socket() {
+fn only_the_agents_user_can_reach_the_socket() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     let places = Places::of(lab.server.name());
     let mode = |path: &std::path::Path| {
         std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
@@ -84,5 +86,7 @@ fn verbs_that_need_an_agent_say_that_there_is_none() {
         assert!(refused(&lab.server, arguments).contains("no agent is running"), "{arguments:?}");
     }
     assert!(refused(&lab.server, &["grants"]).contains("there is no table inet xknock"));
-    assert!(refused(&lab.server, &["revoke", "10.77.0.2"]).contains("there is no table"));
+    assert!(
+        refused(&lab.server, &["revoke", &lab.client.v4.to_string()]).contains("there is no table")
+    );
 }

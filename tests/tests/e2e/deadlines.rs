@@ -5,23 +5,23 @@ use std::time::{Duration, Instant};
 
 use knock_common::LAYOUT;
 use knock_firewall::{Firewall, Status, since_boot};
-use knock_tests::agent::program;
-use knock_tests::process::{seconds, slowness};
-use knock_tests::services::{Echo, eventually, tcp_open};
-use knock_tests::{Agent, Config, Host, Lab};
+use knock_lab::agent::program;
+use knock_lab::process::{seconds, slowness};
+use knock_lab::services::{Echo, eventually, tcp_open};
+use knock_lab::{Agent, Config, ConfigText, Host, Lab};
 use knock_userspace::places::Places;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{config, granted, refused, verb};
+use crate::{granted, refused, verb};
 
 /// What a slow machine may add to a promise, and much less than a start takes under [`slow`].
 fn margin() -> Duration {
     Duration::from_secs(1) * slowness()
 }
 
-fn observing(top: &str) -> String {
-    config(top, "open_for = \"10m\"").replace("enforce", "observe")
+fn observing() -> ConfigText {
+    ConfigText::ssh().open_for("10m").observing()
 }
 
 /// An agent for which every call of bpf(2) takes as long as on a machine that is very busy. It is
@@ -79,7 +79,7 @@ impl Promise {
 #[test]
 fn a_trial_is_no_longer_for_a_slow_start_of_the_next_agent() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &observing(""));
+    let agent = Agent::start(&lab.server, observing());
     let promise = Promise::of(Duration::from_secs(600), || {
         verb(&lab.server, &["try", "10m"]);
     });
@@ -91,12 +91,12 @@ fn a_trial_is_no_longer_for_a_slow_start_of_the_next_agent() {
 #[test]
 fn a_trial_is_no_longer_for_a_slow_reload() {
     let lab = Lab::new();
-    let agent = slow(&lab.server, Config::new(&observing("")));
+    let agent = slow(&lab.server, Config::new(observing()));
     let promise = Promise::of(Duration::from_secs(600), || {
         verb(&lab.server, &["try", "10m"]);
     });
     // Other sizes take another program and other maps.
-    agent.rewrite_config(&observing("max_sources = 2048"));
+    agent.rewrite_config(observing().top("max_sources", 2048));
     let begun = Instant::now();
     verb(&lab.server, &["reload"]);
     assert!(begun.elapsed() > 2 * margin(), "slow enough to tell: {:?}", begun.elapsed());
@@ -130,7 +130,7 @@ fn a_grant_that_only_the_table_knows_is_no_longer_for_a_slow_start() {
 fn a_trial_ends_while_the_agent_stands_still_and_cannot_be_confirmed_afterwards() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &observing(""));
+    let mut agent = Agent::start(&lab.server, observing());
     verb(&lab.server, &["try", &seconds(2)]);
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
     agent.process().signal(Signal::SIGSTOP);

@@ -4,15 +4,15 @@
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::{IPV4, Pattern, TRANSPORT, ipv4_header, transport_header};
 use knock_detector::run_program;
-use knock_tests::clients::xknock_steps;
-use knock_tests::lab::{SERVER_PORT, template};
-use knock_tests::netns::Netns;
-use knock_tests::services::{Echo, eventually, tcp_open};
-use knock_tests::table::await_table;
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::lab::{SERVER_PORT, template};
+use knock_lab::netns::Netns;
+use knock_lab::services::{Echo, eventually, tcp_open};
+use knock_lab::table::await_table;
+use knock_lab::{Agent, Config, ConfigText, Host, Lab};
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 const A: Step = Step::new(Protocol::Tcp, 7000);
 const B: Step = Step::new(Protocol::Udp, 8000);
@@ -70,7 +70,8 @@ fn grants(host: &Host) -> usize {
 fn a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("knocks = \"drop\"", "open_for = \"10m\""));
+    let mut agent =
+        Agent::start(&lab.server, ConfigText::ssh().top("knocks", "drop").open_for("10m"));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     let (memory, before) = (agent.resident(), wire(&lab));
@@ -102,7 +103,7 @@ fn a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks() {
 #[test]
 fn a_knock_opens_while_the_flood_goes_on() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("knocks = \"drop\"", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().top("knocks", "drop"));
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
             for _ in 0..4 {
@@ -124,9 +125,9 @@ fn knocks_that_come_faster_than_they_are_read_count_with_their_next_step() {
     const CLIENTS: u32 = 60_000;
     let lab = Lab::new();
     // However long this machine takes while the agent sleeps.
-    let top = "knocks = \"drop\"\nmax_sources = 524288\nlate_grants = \"10m\"";
-    let door = "open_for = \"10m\"\nwithin = \"2m\"";
-    let mut agent = Agent::start(&lab.server, &config(top, door));
+    let text = ConfigText::ssh().top("knocks", "drop").top("max_sources", 524_288);
+    let text = text.top("late_grants", "10m").open_for("10m").within("2m");
+    let mut agent = Agent::start(&lab.server, text);
     // The ring buffer holds 52,428 completed knocks.
     agent.process().signal(Signal::SIGSTOP);
     deliver(&lab, CLIENTS, &[A, B, C]);
@@ -142,28 +143,27 @@ fn knocks_that_come_faster_than_they_are_read_count_with_their_next_step() {
 }
 
 #[test]
-fn a_source_that_holds_enough_is_refused_with_the_reason() {
+fn a_source_that_holds_max_grants_is_refused_with_the_reason() {
     let lab = Lab::new();
     let _web = Echo::start(&lab.server, 80);
-    let web = "[[door]]\nname = \"web\"\nopens = [\"tcp/80\"]\n\
-               sequence = [\"udp/3000\", \"tcp/5000\", \"udp/2000\"]\n";
-    let text = format!("{}{web}", config("max_grants = 1", ""));
-    let mut agent = Agent::start(&lab.server, &text);
+    let web = "udp/3000,tcp/5000,udp/2000";
+    let text = ConfigText::ssh().top("max_grants", 1).door("web", ["tcp/80"]).sequence(web);
+    let mut agent = Agent::start(&lab.server, text);
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
-    xknock_steps(&lab.client, lab.server.v4, "udp/3000,tcp/5000,udp/2000");
+    xknock_steps(&lab.client, lab.server.v4, web);
     let refused = agent.await_message("refused");
     assert_eq!(refused["door"], "web");
     assert!(refused["reason"].as_str().is_some_and(|why| why.contains("`max_grants`")));
     assert!(!tcp_open(&lab.client, lab.server.v4, 80));
-    xknock_steps(&lab.stranger, lab.server.v4, "udp/3000,tcp/5000,udp/2000");
+    xknock_steps(&lab.stranger, lab.server.v4, web);
     agent.await_opened(lab.stranger.v4, "tcp/80");
 }
 
 #[test]
-fn steps_that_overtook_each_other_open_where_the_door_says_so() {
+fn steps_that_overtook_each_other_open_a_door_with_reorder() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", "reorder = true"));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().in_door("reorder", true));
     xknock_steps(&lab.client, lab.server.v4, "udp/8000,tcp/7000,tcp/9000");
     agent.await_opened(lab.client.v4, SSH);
     xknock_steps(&lab.stranger, lab.server.v4, "tcp/9000,udp/8000,tcp/7000");
@@ -175,11 +175,10 @@ fn steps_that_overtook_each_other_open_where_the_door_says_so() {
 #[test]
 fn more_sources_than_there_is_memory_for_are_refused_with_what_would_fit() {
     let lab = Lab::new();
-    let text = config("max_sources = 536870912", "");
-    let config = knock_tests::Config::new(&text);
+    let config = Config::new(ConfigText::ssh().top("max_sources", 536_870_912));
     let path = config.path();
     let arguments = ["run", "--config", path.to_str().expect("a path of this test")];
-    let output = knock_tests::agent::xknockd_output(&lab.server, &arguments);
+    let output = knock_lab::agent::xknockd_output(&lab.server, &arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(said.contains("max_sources = 536870912") && said.contains("would fit"), "{said}");

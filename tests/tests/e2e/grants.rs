@@ -2,19 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::{seconds, slowness};
-use knock_tests::services::{Echo, eventually, tcp_open, udp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::{seconds, slowness};
+use knock_lab::services::{Echo, eventually, tcp_open, udp_open};
+use knock_lab::{Agent, ConfigText, Lab};
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 #[test]
 fn a_grant_ends_by_itself_and_the_port_is_closed_again() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent =
-        Agent::start(&lab.server, &config("", &format!("open_for = \"{}\"", seconds(2))));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for(&seconds(2)));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
@@ -27,8 +26,7 @@ fn a_second_knock_extends_the_grant() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let open_for = Duration::from_secs(4) * slowness();
-    let door = format!("open_for = \"{}\"", seconds(4));
-    let mut agent = Agent::start(&lab.server, &config("", &door));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for(&seconds(4)));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     let first_end = Instant::now() + open_for;
@@ -52,8 +50,7 @@ fn one_knock_opens_every_service_of_its_door() {
     let lab = Lab::new();
     let _one = Echo::start(&lab.server, 22);
     let _two = Echo::start(&lab.server, 5353);
-    let text = config("", "").replace("[\"tcp/22\"]", "[\"tcp/22\", \"udp/5353\"]");
-    let mut agent = Agent::start(&lab.server, &text);
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().opens(["tcp/22", "udp/5353"]));
     assert!(!udp_open(&lab.client, lab.server.v4, 5353));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
@@ -67,7 +64,7 @@ fn one_knock_opens_every_service_of_its_door() {
 #[test]
 fn a_published_container_port_is_guarded_before_its_address_is_rewritten() {
     let lab = Lab::new();
-    let container = knock_tests::netns::Netns::new("container");
+    let container = knock_lab::netns::Netns::new("container");
     lab.server.ip(&format!("link add veth0 type veth peer name eth0 netns {}", container.name()));
     lab.server.ip("address add 172.30.0.1/24 dev veth0");
     lab.server.ip("link set veth0 up");
@@ -84,8 +81,7 @@ fn a_published_container_port_is_guarded_before_its_address_is_rewritten() {
     }
     let _ssh = Echo::start(&container, 22);
     assert!(tcp_open(&lab.stranger, lab.server.v4, 8022), "published");
-    let text = config("", "").replace("tcp/22", "tcp/8022");
-    let mut agent = Agent::start(&lab.server, &text);
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().opens(["tcp/8022"]));
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 8022));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, "tcp/8022");
@@ -97,7 +93,7 @@ fn a_published_container_port_is_guarded_before_its_address_is_rewritten() {
 fn a_knock_after_another_tool_flushed_the_ruleset_closes_the_port_again() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     lab.server.sh("nft flush ruleset");
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);

@@ -4,15 +4,15 @@
 use std::net::{IpAddr, UdpSocket};
 
 use knock_common::sequence::{Protocol, Step};
-use knock_tests::clients::xknock_steps;
-use knock_tests::mangle::{
-    extended_v6, flagged, fragment_v4, fragment_v6, in_two, optioned_v4, patched_v4, patched_v6,
+use knock_lab::clients::xknock_steps;
+use knock_lab::packet::{
+    fragment, in_two, patched, tagged, with_extensions, with_flags, with_options,
 };
-use knock_tests::process::patience;
-use knock_tests::services::Echo;
-use knock_tests::{Agent, Host, Lab, raw};
+use knock_lab::process::patience;
+use knock_lab::services::Echo;
+use knock_lab::{Agent, ConfigText, Host, Lab, Packet, wire};
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -48,30 +48,25 @@ fn row(what: &'static str, frames: impl Into<Vec<Vec<u8>>>, refused: u64, served
 /// A whole SYN as the payload of a later fragment. Rules are meant to read no port there, but
 /// that of Linux 6.18 does, which costs such a fragment and helps nobody.
 fn later_fragment(frame: &[u8]) -> Row {
-    Row {
-        refused: None,
-        ..row("a whole SYN in a last fragment", [fragment_v4(frame, 1)], 0, false)
-    }
+    Row { refused: None, ..row("a whole SYN in a last fragment", [fragment(frame, 1)], 0, false) }
 }
 
 /// Two destination headers, of which the first fragment has but one: a host puts the two
 /// together, port and all, behind a guard that has seen no port. With connection tracking
 /// they are put together before it.
 fn headless(frame: &[u8]) -> Row {
-    let frames = in_two(&extended_v6(frame, &[DESTINATION; 2]), 8);
+    let frames = in_two(&with_extensions(frame, &[DESTINATION; 2]), 8);
     Row { tracked: true, ..row("IPv6 fragments, no TCP at all in the first", frames, 1, false) }
 }
 
 /// All that `from` sends to the guarded port of `to`.
 fn rows(to: &Host, from: &Host) -> Vec<Row> {
-    let tcp = raw::knock(to, from.v4, TCP_22);
-    let tcp6 = raw::knock(to, from.v6, TCP_22);
-    let udp = raw::knock(to, from.v4, UDP_22);
-    let flags = |flags| [flagged(&tcp, flags)];
-    let spoofed = |source: &str| {
-        let source: IpAddr = source.parse().expect("an address");
-        [raw::knock(to, source, TCP_22)]
-    };
+    let tcp = Packet::to(to, from.v4).knock(TCP_22);
+    let tcp6 = Packet::to(to, from.v6).knock(TCP_22);
+    let udp = Packet::to(to, from.v4).knock(UDP_22);
+    let flags = |flags| [with_flags(&tcp, flags)];
+    let from_address = |source: IpAddr| [Packet::to(to, source).knock(TCP_22)];
+    let spoofed = |source: &str| from_address(source.parse().expect("an address"));
     let priority_tag = [&tcp[..12], &[0x81, 0, 0, 0], &tcp[12..]].concat();
     let mut broken_checksum = tcp.clone();
     broken_checksum[24] ^= 1;
@@ -82,40 +77,40 @@ fn rows(to: &Host, from: &Host) -> Vec<Row> {
         row("SYN+FIN", flags(SYN | FIN), 1, false),
         row("SYN+RST", flags(SYN | RST), 1, false),
         row("SYN in an xmas tree", flags(SYN | XMAS), 1, false),
-        row("SYN+FIN over IPv6", [flagged(&tcp6, SYN | FIN)], 1, false),
+        row("SYN+FIN over IPv6", [with_flags(&tcp6, SYN | FIN)], 1, false),
         // These could be of a running connection, which needs no grant.
         row("SYN+ACK", flags(SYN | ACK), 0, false),
         row("ACK", flags(ACK), 0, false),
         row("null", flags(0), 0, false),
         row("xmas", flags(XMAS), 0, false),
-        row("four bytes of IPv4 options", [optioned_v4(&tcp, &[1; 4])], 1, true),
-        row("forty bytes of IPv4 options", [optioned_v4(&tcp, &[1; 40])], 1, true),
+        row("four bytes of IPv4 options", [with_options(&tcp, &[1; 4])], 1, true),
+        row("forty bytes of IPv4 options", [with_options(&tcp, &[1; 40])], 1, true),
         // RFC 791, loose source and record route by way of one router; the host takes none.
-        row("a source route", [optioned_v4(&tcp, &[0x83, 7, 4, 10, 77, 0, 9, 1])], 1, false),
-        row("IHL of 4", [patched_v4(&tcp, 0, &[0x44])], 0, false),
-        row("total length without TCP", [patched_v4(&tcp, 2, &[0, 20])], 0, false),
-        row("total length beyond the frame", [patched_v4(&tcp, 2, &[5, 0])], 0, false),
+        row("a source route", [with_options(&tcp, &[0x83, 7, 4, 10, 77, 0, 9, 1])], 1, false),
+        row("IHL of 4", [patched(&tcp, 0, &[0x44])], 0, false),
+        row("total length without TCP", [patched(&tcp, 2, &[0, 20])], 0, false),
+        row("total length beyond the frame", [patched(&tcp, 2, &[5, 0])], 0, false),
         row("a wrong header checksum", [broken_checksum], 0, false),
         row("a priority tag", [priority_tag], 1, true),
-        row("a tag", [raw::tagged(&tcp, &[0x8100])], 0, false),
-        row("a whole SYN in a first fragment", [fragment_v4(&tcp, 0x2000)], 1, false),
+        row("a tag", [tagged(&tcp, &[0x8100])], 0, false),
+        row("a whole SYN in a first fragment", [fragment(&tcp, 0x2000)], 1, false),
         later_fragment(&tcp),
         row("a SYN in two fragments, no flags in the first", in_two(&tcp, 8), 1, true),
         row("a SYN in two fragments, flags in the first", in_two(&tcp, 16), 1, true),
         row("a datagram in two fragments", in_two(&[&udp[..], &[0; 8]].concat(), 8), 1, false),
-        row("an atomic IPv6 fragment", [fragment_v6(&tcp6, 0)], 1, true),
-        row("a whole SYN in a first IPv6 fragment", [fragment_v6(&tcp6, 1)], 1, false),
-        row("a whole SYN in a last IPv6 fragment", [fragment_v6(&tcp6, 1 << 3)], 0, false),
+        row("an atomic IPv6 fragment", [fragment(&tcp6, 0)], 1, true),
+        row("a whole SYN in a first IPv6 fragment", [fragment(&tcp6, 1)], 1, false),
+        row("a whole SYN in a last IPv6 fragment", [fragment(&tcp6, 1 << 3)], 0, false),
         // Since RFC 7112 a first fragment holds all headers, or the host takes none of it.
         row("IPv6 fragments, no flags in the first", in_two(&tcp6, 8), 1, false),
         headless(&tcp6),
-        row("a destination header", [extended_v6(&tcp6, &[DESTINATION])], 1, true),
-        row("eight destination headers", [extended_v6(&tcp6, &[DESTINATION; 8])], 1, true),
-        row("hop-by-hop", [extended_v6(&tcp6, &[HOP_BY_HOP])], 1, true),
-        row("a routing header", [extended_v6(&tcp6, &[ROUTING])], 1, false),
-        row("IPv6 payload length of 0", [patched_v6(&tcp6, 4, &[0, 0])], 0, false),
-        row("the server's own address", spoofed("10.77.0.1"), 1, false),
-        row("the server's own IPv6 address", spoofed("fd77::1"), 1, false),
+        row("a destination header", [with_extensions(&tcp6, &[DESTINATION])], 1, true),
+        row("eight destination headers", [with_extensions(&tcp6, &[DESTINATION; 8])], 1, true),
+        row("hop-by-hop", [with_extensions(&tcp6, &[HOP_BY_HOP])], 1, true),
+        row("a routing header", [with_extensions(&tcp6, &[ROUTING])], 1, false),
+        row("IPv6 payload length of 0", [patched(&tcp6, 4, &[0, 0])], 0, false),
+        row("the server's own address", from_address(to.v4), 1, false),
+        row("the server's own IPv6 address", from_address(to.v6), 1, false),
         row("0.0.0.0", spoofed("0.0.0.0"), 1, false),
         row("127.0.0.1", spoofed("127.0.0.1"), 1, false),
         row("a multicast source", spoofed("224.0.0.1"), 1, false),
@@ -149,8 +144,8 @@ fn send(lab: &Lab, frames: Vec<Vec<u8>>) -> (u64, u64) {
     let before = [count("xknock", "refused"), count("probe", "served")];
     let listener = lab.server.run(|| UdpSocket::bind(("0.0.0.0", MARKER.port)).expect("a socket"));
     listener.set_read_timeout(Some(patience())).expect("a socket option");
-    let marker = raw::knock(&lab.server, lab.stranger.v4, MARKER);
-    raw::send_to_server(lab, [frames, vec![marker]].concat());
+    let marker = Packet::to(&lab.server, lab.stranger.v4).knock(MARKER);
+    wire::send_to_server(lab, [frames, vec![marker]].concat());
     listener.recv(&mut [0]).expect("the marker comes");
     (count("xknock", "refused") - before[0], count("probe", "served") - before[1])
 }
@@ -160,9 +155,8 @@ fn nothing_is_served_without_a_grant(connections: &str) {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     install_probe(&lab.server);
-    let top = format!("connections = \"{connections}\"");
-    let text = config(&top, "open_for = \"10m\"").replace("tcp/22\"", "tcp/22\", \"udp/22\"");
-    let mut agent = Agent::start(&lab.server, &text);
+    let text = ConfigText::ssh().opens(["tcp/22", "udp/22"]).open_for("10m");
+    let mut agent = Agent::start(&lab.server, text.top("connections", connections));
     for Row { what, frames, refused, .. } in rows(&lab.server, &lab.stranger) {
         let (found, served) = send(&lab, frames);
         assert_eq!(served, 0, "{what}, without a grant, {connections}");
@@ -206,32 +200,32 @@ type Spoil = fn(&[u8]) -> Vec<u8>;
 /// A whole sequence in which every packet is spoiled (the UDP one too, where flags are not
 /// what is wrong), from a source of its own.
 const SPOILED: [(&str, &str, Spoil); 16] = [
-    ("10.77.0.100", "fragment", |frame| fragment_v4(frame, 0x2000)),
-    ("10.77.0.101", "fragment", |frame| fragment_v4(frame, 0x2001)),
-    ("10.77.0.102", "fragment", |frame| fragment_v4(frame, 1)),
-    ("10.77.0.103", "bad_header", |frame| patched_v4(frame, 0, &[0x44])),
-    ("10.77.0.104", "bad_header", |frame| patched_v4(frame, 2, &[0, 20])),
+    ("10.77.0.100", "fragment", |frame| fragment(frame, 0x2000)),
+    ("10.77.0.101", "fragment", |frame| fragment(frame, 0x2001)),
+    ("10.77.0.102", "fragment", |frame| fragment(frame, 1)),
+    ("10.77.0.103", "bad_header", |frame| patched(frame, 0, &[0x44])),
+    ("10.77.0.104", "bad_header", |frame| patched(frame, 2, &[0, 20])),
     ("10.77.0.105", "bad_checksum", |frame| [&frame[..24], &[1, 2], &frame[26..]].concat()),
-    ("10.77.0.106", "too_many_tags", |frame| raw::tagged(frame, &[0x8100; 3])),
+    ("10.77.0.106", "too_many_tags", |frame| tagged(frame, &[0x8100; 3])),
     ("10.77.0.107", "truncated", |frame| frame[..41].to_vec()),
     ("10.77.0.1", "bad_source", <[u8]>::to_vec),
     ("0.0.0.0", "bad_source", <[u8]>::to_vec),
     ("224.0.0.1", "bad_source", <[u8]>::to_vec),
-    ("fd77::100", "fragment", |frame| fragment_v6(frame, 1)),
-    ("fd77::101", "fragment", |frame| fragment_v6(frame, 0)),
-    ("fd77::102", "too_many_extensions", |frame| extended_v6(frame, &[DESTINATION; 7])),
-    ("fd77::103", "bad_header", |frame| patched_v6(frame, 4, &[0, 0])),
+    ("fd77::100", "fragment", |frame| fragment(frame, 1)),
+    ("fd77::101", "fragment", |frame| fragment(frame, 0)),
+    ("fd77::102", "too_many_extensions", |frame| with_extensions(frame, &[DESTINATION; 7])),
+    ("fd77::103", "bad_header", |frame| patched(frame, 4, &[0, 0])),
     ("ff02::1", "bad_source", <[u8]>::to_vec),
 ];
 
 #[test]
-fn no_sequence_of_spoiled_packets_opens_and_link_local_sources_are_sources() {
+fn spoiled_packets_open_nothing_and_link_local_sources_can_knock() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", "open_for = \"10m\""));
-    let frame = |source: &str, step| raw::knock(&lab.server, source.parse().unwrap(), step);
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for("10m"));
+    let frame = |source: &str, step| Packet::to(&lab.server, source.parse().unwrap()).knock(step);
     for (source, _, spoil) in SPOILED {
         let frames = SEQUENCE.map(|step| spoil(&frame(source, step)));
-        raw::send_to_server(&lab, frames.to_vec());
+        wire::send_to_server(&lab, frames.to_vec());
     }
     // Of TCP with other flags only the datagram between the two is a step, the second one.
     for (source, flags) in [
@@ -241,14 +235,14 @@ fn no_sequence_of_spoiled_packets_opens_and_link_local_sources_are_sources() {
         ("fd77::113", XMAS),
     ] {
         let frames = SEQUENCE.map(|step| match step.protocol {
-            Protocol::Tcp => flagged(&frame(source, step), flags),
+            Protocol::Tcp => with_flags(&frame(source, step), flags),
             Protocol::Udp => frame(source, step),
         });
-        raw::send_to_server(&lab, frames.to_vec());
+        wire::send_to_server(&lab, frames.to_vec());
     }
     let honest = ["169.254.1.1", "fe80::77", "10.77.0.120", "fd77::120"];
     for source in honest {
-        raw::send_to_server(&lab, SEQUENCE.map(|step| frame(source, step)).to_vec());
+        wire::send_to_server(&lab, SEQUENCE.map(|step| frame(source, step)).to_vec());
         agent.await_opened(source.parse().unwrap(), SSH);
     }
     let table = lab.server.sh("nft --numeric list table inet xknock");

@@ -9,15 +9,20 @@ use std::net::UdpSocket;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_keys::{Action, Address, DoorTag, KeyLine, Request, Sealer};
-use knock_tests::keys::{Device, Keys};
-use knock_tests::process::seconds;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::keys::{Device, Keys};
+use knock_lab::process::seconds;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, ConfigText, Host, Lab};
 
 use crate::SSH;
 
-const SEALED: &str = "[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = \"sealed\"\n";
-const ROLLING: &str = "[[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\nmethod = \"rolling\"\n";
+/// A config whose door `ssh` has this method: [`SEALED`] or [`ROLLING`].
+fn ssh_by(method: &str) -> ConfigText {
+    ConfigText::new().door("ssh", ["tcp/22"]).method(method)
+}
+
+const SEALED: &str = "sealed";
+const ROLLING: &str = "rolling";
 const PORT: u16 = 62_201;
 /// What the agent says when it has told the detector of keys.
 const RENEWED: &str = "keys renewed in the detector";
@@ -30,10 +35,10 @@ struct Site {
 }
 
 impl Site {
-    fn new(door: &str) -> Self {
+    fn new(config: ConfigText) -> Self {
         let lab = Lab::new();
         let ssh = Echo::start(&lab.server, 22);
-        Self { keys: Keys::new("", door), lab, _ssh: ssh }
+        Self { keys: Keys::new(config), lab, _ssh: ssh }
     }
 
     /// A new key for the door `ssh`, and its line.
@@ -88,12 +93,13 @@ fn request() -> Request {
 #[test]
 fn one_command_adds_a_device_that_opens_the_door_for_itself_alone() {
     for (door, more) in [(SEALED, &[][..]), (SEALED, &["--public"]), (ROLLING, &[])] {
-        let site = Site::new(door);
+        let site = Site::new(ssh_by(door));
         let device = site.device("laptop", more);
         let mut agent = site.start();
         assert!(!tcp_open(&site.lab.client, site.lab.server.v4, 22));
         let said = device.knock(&site.lab.client, &["server"]);
-        assert!(said.contains("tcp/22 on 10.77.0.1 answers after"), "{said}");
+        let answers = format!("tcp/22 on {} answers after", site.lab.server.v4);
+        assert!(said.contains(&answers), "{said}");
         agent.await_opened(site.lab.client.v4, SSH);
         let knocked = agent.log();
         assert!(knocked.contains("\"key\":\"laptop\""), "{knocked}");
@@ -102,9 +108,9 @@ fn one_command_adds_a_device_that_opens_the_door_for_itself_alone() {
 }
 
 #[test]
-fn a_name_with_both_families_opens_the_one_it_connects_with() {
+fn a_device_knocks_over_the_address_family_that_it_connects_with() {
     for door in [SEALED, ROLLING] {
-        let site = Site::new(door);
+        let site = Site::new(ssh_by(door));
         let line = site.add("laptop", &[]);
         let device = Device::new(&site.lab.client, &line, &site.lab.server.v6.to_string());
         let mut agent = site.start();
@@ -118,7 +124,7 @@ fn a_name_with_both_families_opens_the_one_it_connects_with() {
 #[test]
 fn two_devices_behind_one_address_knock_at_the_same_time() {
     for door in [SEALED, ROLLING] {
-        let site = Site::new(door);
+        let site = Site::new(ssh_by(door));
         let devices = ["laptop", "phone"].map(|name| site.device(name, &[]));
         let mut agent = site.start();
         std::thread::scope(|scope| {
@@ -136,7 +142,7 @@ fn two_devices_behind_one_address_knock_at_the_same_time() {
 
 #[test]
 fn a_device_closes_its_door_and_keeps_it_open_while_a_command_runs() {
-    let site = Site::new(&format!("{SEALED}open_for = \"{}\"\n", seconds(2)));
+    let site = Site::new(ssh_by(SEALED).open_for(&seconds(2)));
     let device = site.device("laptop", &[]);
     let mut agent = site.start();
     let script = format!("sleep {}; echo still here", seconds(4));
@@ -151,11 +157,8 @@ fn a_device_closes_its_door_and_keeps_it_open_while_a_command_runs() {
 }
 
 #[test]
-fn what_a_key_may_not_do_opens_nothing_and_is_logged_with_its_name() {
-    let doors = format!(
-        "{SEALED}\n[[door]]\nname = \"admin\"\nopens = [\"tcp/8443\"]\nmethod = \"sealed\"\n"
-    );
-    let site = Site::new(&doors);
+fn requests_beyond_the_rights_of_a_key_open_nothing_and_are_logged_with_its_name() {
+    let site = Site::new(ssh_by(SEALED).door("admin", ["tcp/8443"]).method(SEALED));
     let line = site.add("laptop", &["--longest", "10s"]);
     let stranger = KeyLine { name: "x".into(), ..KeyLine::parse(&line).expect("a line") };
     let mut agent = site.start();

@@ -8,26 +8,29 @@ use std::sync::mpsc::{Sender, channel};
 
 use knock_common::LAYOUT;
 use knock_common::sequence::{Protocol, Step};
-use knock_tests::agent::{program, with_clock, xknockd};
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::Process;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::table::await_table;
-use knock_tests::{Agent, Config, Lab, raw};
+use knock_lab::agent::{program, with_clock, xknockd};
+use knock_lab::clients::xknock_steps;
+use knock_lab::leftovers;
+use knock_lab::process::Process;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::table::await_table;
+use knock_lab::{Agent, Config, ConfigText, Lab, Packet, wire};
 use knock_userspace::places::Places;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{SSH, STEPS, assert_no_trace, config, granted, verb};
+use crate::{SSH, STEPS, assert_no_trace, granted, verb};
 
-const PATIENT: &str = "late_grants = \"5m\"";
-const LONG: &str = "open_for = \"10m\"";
+/// Keeps grants for ten minutes, and takes knocks that waited for five.
+fn long_and_patient() -> ConfigText {
+    ConfigText::ssh().open_for("10m").top("late_grants", "5m")
+}
 
 #[test]
 fn a_knock_made_while_no_agent_runs_opens_when_the_next_one_comes() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let config = Agent::start(&lab.server, &config(PATIENT, LONG)).kill();
+    let config = Agent::start(&lab.server, long_and_patient()).kill();
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     assert!(!tcp_open(&lab.client, lab.server.v4, 22), "nobody gives grants now");
     let mut next = Agent::start_again(&lab.server, config);
@@ -41,8 +44,8 @@ fn a_knock_made_while_no_agent_runs_opens_when_the_next_one_comes() {
 #[test]
 fn a_knock_that_waited_too_long_opens_nothing() {
     let lab = Lab::new();
-    let text = config("late_grants = \"9s\"", "");
-    let config = Agent::start(&lab.server, &text).kill();
+    let text = ConfigText::ssh().top("late_grants", "9s");
+    let config = Agent::start(&lab.server, text).kill();
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     // To it, the kernel's time of the knock is that long ago.
     let mut command = with_clock(xknockd(&lab.server), "+10s");
@@ -60,7 +63,7 @@ fn a_knock_that_waited_too_long_opens_nothing() {
 fn a_knock_half_way_goes_on_with_the_next_agent() {
     let lab = Lab::new();
     for end in [Agent::kill, Agent::terminate] {
-        let agent = Agent::start(&lab.server, &config("", "within = \"1m\""));
+        let agent = Agent::start(&lab.server, ConfigText::ssh().within("1m"));
         xknock_steps(&lab.client, lab.server.v4, "tcp/7000");
         let next = Agent::start_again(&lab.server, end(agent));
         xknock_steps(&lab.client, lab.server.v4, "udp/8000");
@@ -77,7 +80,7 @@ fn a_knock_half_way_goes_on_with_the_next_agent() {
 fn grants_come_back_with_their_time_after_a_flush_that_no_agent_saw() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", LONG));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for("10m"));
     for (host, address) in [(&lab.client, lab.server.v4), (&lab.client, lab.server.v6)] {
         xknock_steps(host, address, STEPS);
     }
@@ -96,11 +99,11 @@ fn grants_come_back_with_their_time_after_a_flush_that_no_agent_saw() {
 }
 
 #[test]
-fn what_somebody_else_put_into_the_table_meanwhile_is_no_grant() {
+fn elements_that_another_tool_added_while_no_agent_ran_are_not_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let config = Agent::start(&lab.server, &config("", LONG)).kill();
-    let element = "{ 10.77.0.3 . tcp . 22 timeout 1h }";
+    let config = Agent::start(&lab.server, ConfigText::ssh().open_for("10m")).kill();
+    let element = format!("{{ {} . tcp . 22 timeout 1h }}", lab.stranger.v4);
     lab.server.sh(&format!("nft 'add element inet xknock open4 {element}'"));
     assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
     let _next = Agent::start_again(&lab.server, config);
@@ -119,8 +122,8 @@ fn stream_of_knocks(lab: &Lab, sent: &Sender<()>) -> usize {
     const FIRST: u32 = 0x0a50_0000;
     for number in 1.. {
         let source = IpAddr::from((FIRST + number).to_be_bytes());
-        let frames = SEQUENCE.map(|step| raw::knock(&lab.server, source, step));
-        raw::send(&lab.client, frames.to_vec());
+        let frames = SEQUENCE.map(|step| Packet::to(&lab.server, source).knock(step));
+        wire::send(&lab.client, frames.to_vec());
         if sent.send(()).is_err() {
             return number as usize;
         }
@@ -131,7 +134,7 @@ fn stream_of_knocks(lab: &Lab, sent: &Sender<()>) -> usize {
 #[test]
 fn ten_restarts_under_a_stream_of_knocks_lose_none() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config(PATIENT, LONG));
+    let mut agent = Agent::start(&lab.server, long_and_patient());
     let (agent, sent) = std::thread::scope(|scope| {
         let (sender, receiver) = channel();
         let stream = scope.spawn({
@@ -175,7 +178,7 @@ fn other_sizes_make_other_maps_and_keep_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let agent = granted(&lab);
-    agent.rewrite_config(&config("max_sources = 2048", LONG));
+    agent.rewrite_config(ConfigText::ssh().open_for("10m").top("max_sources", 2048));
     let mut next = Agent::start_again(&lab.server, agent.terminate());
     assert!(next.log().contains("knocks under way"), "{}", next.log());
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
@@ -207,11 +210,12 @@ fn end_traced(lab: &Lab, process: Process, signal: Signal) {
 /// Each of the calls that a start makes until it is ready, as its name and how many of that name
 /// there were before.
 fn stages(lab: &Lab, config: &Config) -> Vec<(String, usize)> {
-    let trace = tempfile::NamedTempFile::new().expect("a file");
-    let mut process = Process::start(&mut traced(lab, config, trace.path(), &[]));
+    let folder = leftovers::folder();
+    let trace = folder.path().join("trace");
+    let mut process = Process::start(&mut traced(lab, config, &trace, &[]));
     process.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
     end_traced(lab, process, Signal::SIGKILL);
-    let text = std::fs::read_to_string(trace.path()).expect("a trace");
+    let text = std::fs::read_to_string(trace).expect("a trace");
     let mut counts = HashMap::new();
     let mut stages = Vec::new();
     for line in text.lines() {
@@ -229,7 +233,7 @@ fn stages(lab: &Lab, config: &Config) -> Vec<(String, usize)> {
 fn an_end_in_any_stage_of_start_up_leaves_nothing_that_disturbs_the_next() {
     const ENDS: usize = 24;
     let lab = Lab::new();
-    let config = Config::new(&config("", ""));
+    let config = Config::new(ConfigText::ssh());
     let stages = stages(&lab, &config);
     assert!(stages.len() > 2 * ENDS, "{stages:?}");
     let mut ended = 0;
@@ -265,7 +269,7 @@ fn an_end_in_any_stage_of_start_up_leaves_nothing_that_disturbs_the_next() {
 #[test]
 fn where_nothing_can_be_pinned_the_agent_says_so_and_works() {
     let lab = Lab::new();
-    let config = Config::new(&config("", ""));
+    let config = Config::new(ConfigText::ssh());
     let mut command = lab.server.command("unshare");
     // Without CAP_SYS_ADMIN nothing can be mounted in the place of what was taken away.
     let script =
@@ -286,7 +290,7 @@ fn where_nothing_can_be_pinned_the_agent_says_so_and_works() {
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing() {
     let lab = Lab::new();
-    let config = Config::new(&config("", ""));
+    let config = Config::new(ConfigText::ssh());
     let run = Places::of(lab.server.name()).run;
     std::fs::create_dir_all(&run).expect("a folder to mount on");
     let mut command = lab.server.command("unshare");

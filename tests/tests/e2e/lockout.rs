@@ -1,22 +1,27 @@
 //! The owner of a host is never locked out by accident.
 
-use knock_tests::agent::xknockd;
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::seconds;
-use knock_tests::services::{Echo, eventually, tcp_open};
-use knock_tests::{Agent, Config, Lab};
+use knock_lab::agent::xknockd;
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::seconds;
+use knock_lab::services::{Echo, eventually, tcp_open};
+use knock_lab::{Agent, Config, ConfigText, Lab};
 
-use crate::{SSH, STEPS, assert_no_trace, config, refused, verb};
+use crate::{SSH, STEPS, assert_no_trace, refused, verb};
 
-fn observing() -> String {
-    config("", "open_for = \"10m\"").replace("enforce", "observe")
+/// What sshd says of a session of the client on the server.
+fn session(lab: &Lab) -> String {
+    format!("{} 50000 {} 22", lab.client.v4, lab.server.v4)
+}
+
+fn observing() -> ConfigText {
+    ConfigText::ssh().open_for("10m").observing()
 }
 
 #[test]
 fn a_trial_ends_by_itself_even_if_the_agent_is_killed() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let agent = Agent::start(&lab.server, &observing());
+    let agent = Agent::start(&lab.server, observing());
     assert!(verb(&lab.server, &["try", &seconds(3)]).contains("xknockd confirm"));
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
     agent.kill();
@@ -28,7 +33,7 @@ fn a_trial_ends_by_itself_even_if_the_agent_is_killed() {
 fn a_trial_goes_on_with_the_next_agent_and_can_be_confirmed_there() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let agent = Agent::start(&lab.server, &observing());
+    let agent = Agent::start(&lab.server, observing());
     verb(&lab.server, &["try", "10m"]);
     let agent = Agent::start_again(&lab.server, agent.kill());
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
@@ -43,28 +48,27 @@ fn a_trial_goes_on_with_the_next_agent_and_can_be_confirmed_there() {
 }
 
 #[test]
-fn a_trial_that_nobody_confirms_is_told_and_another_may_begin() {
+fn the_end_of_an_unconfirmed_trial_is_logged_and_another_may_begin() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &observing());
+    let mut agent = Agent::start(&lab.server, observing());
     assert!(refused(&lab.server, &["confirm"]).contains("nothing is being tried"));
     for _ in 0..2 {
         verb(&lab.server, &["try", "1s"]);
         agent.await_message("observing again");
         assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
     }
-    agent.rewrite_config(&config("", ""));
+    agent.rewrite_config(ConfigText::ssh());
     verb(&lab.server, &["reload"]);
     assert!(refused(&lab.server, &["try", "1m"]).contains("enforcing already"));
 }
 
 #[test]
-fn who_would_lock_himself_out_is_told_what_to_do_instead() {
-    const SESSION: &str = "10.77.0.2 50000 10.77.0.1 22";
+fn a_start_that_would_lock_out_its_caller_says_what_to_do_instead() {
     let lab = Lab::new();
-    let file = Config::new(&config("", ""));
+    let file = Config::new(ConfigText::ssh());
     let run = |extra: &str| {
-        let path = knock_tests::agent::program("xknockd");
+        let path = knock_lab::agent::program("xknockd");
         // As with sudo, only an ancestor knows of the session.
         let line = format!(
             "env -u SSH_CONNECTION {} run --config {} {extra}; true",
@@ -72,60 +76,58 @@ fn who_would_lock_himself_out_is_told_what_to_do_instead() {
             file.path().display()
         );
         let mut command = lab.server.command("sh");
-        command.args(["-c", &line]).env("SSH_CONNECTION", SESSION);
+        command.args(["-c", &line]).env("SSH_CONNECTION", session(&lab));
         command.env("XKNOCKD_INSTANCE", lab.server.name());
         command
     };
     let said = run("").output().expect("sh runs");
     let said = String::from_utf8_lossy(&said.stderr);
-    for part in ["lock you out", "10.77.0.2", "always_allow", "xknockd open ssh", "xknockd try 2m"]
-    {
+    let client = lab.client.v4.to_string();
+    for part in ["lock you out", &client, "always_allow", "xknockd open ssh", "xknockd try 2m"] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
     assert_no_trace(&lab.server);
 
-    let mut forced = knock_tests::process::Process::start(&mut run("--force"));
+    let mut forced = knock_lab::process::Process::start(&mut run("--force"));
     forced.await_line("ready", |line| line.contains("\"ready\"").then_some(()));
     verb(&lab.server, &["off"]);
     forced.wait();
 }
 
 #[test]
-fn a_reload_that_would_lock_out_its_caller_is_refused_until_he_is_safe() {
+fn a_reload_that_would_lock_out_its_caller_is_refused_until_they_have_a_grant() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &observing());
-    agent.rewrite_config(&config("", "open_for = \"10m\""));
+    let agent = Agent::start(&lab.server, observing());
+    agent.rewrite_config(ConfigText::ssh().open_for("10m"));
     let reload = |arguments: &[&str]| {
         let mut command = xknockd(&lab.server);
-        command.args(arguments).env("SSH_CONNECTION", "10.77.0.2 50000 10.77.0.1 22");
+        command.args(arguments).env("SSH_CONNECTION", session(&lab));
         command.output().expect("xknockd runs")
     };
     let refusal = reload(&["reload"]);
     assert!(!refusal.status.success());
     assert!(String::from_utf8_lossy(&refusal.stderr).contains("lock you out"));
     assert!(verb(&lab.server, &["status"]).contains("observe"));
-    verb(&lab.server, &["open", "ssh", "10.77.0.2", "--for", "1h"]);
+    verb(&lab.server, &["open", "ssh", &lab.client.v4.to_string(), "--for", "1h"]);
     assert!(reload(&["reload"]).status.success());
     assert!(verb(&lab.server, &["status"]).contains("enforce"));
 }
 
 #[test]
-fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
+fn a_reload_after_a_confirmed_trial_does_not_lock_out_its_caller() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &observing());
+    let agent = Agent::start(&lab.server, observing());
     verb(&lab.server, &["try", "2m"]);
     let as_client = |arguments: &[&str]| {
         let mut command = xknockd(&lab.server);
-        command.args(arguments).env("SSH_CONNECTION", "10.77.0.2 50000 10.77.0.1 22");
+        command.args(arguments).env("SSH_CONNECTION", session(&lab));
         command.output().expect("xknockd runs")
     };
     assert!(!as_client(&["confirm"]).status.success());
-    agent.rewrite_config(
-        &observing().replace("[[door]]", "always_allow = [\"10.77.0.2\"]\n[[door]]"),
-    );
+    agent.rewrite_config(observing().top("always_allow", vec![lab.client.v4.to_string()]));
     verb(&lab.server, &["reload"]);
     assert!(as_client(&["confirm"]).status.success());
-    agent.rewrite_config(&observing());
+    agent.rewrite_config(observing());
     let refusal = as_client(&["reload"]);
     assert!(!refusal.status.success(), "it says observe, and would enforce");
     assert!(String::from_utf8_lossy(&refusal.stderr).contains("lock you out"));
@@ -136,22 +138,23 @@ fn what_was_confirmed_locks_nobody_out_at_the_next_reload_either() {
 fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
+    let client = lab.client.v4.to_string();
     let open = |extra: &[&str]| {
-        verb(&lab.server, &[&["open", "ssh", "10.77.0.2", "--for", "10m"], extra].concat())
+        verb(&lab.server, &[&["open", "ssh", &client, "--for", "10m"], extra].concat())
     };
     let opened = open(&[]);
     // What is left, and a slow machine has used a second or two of it.
     assert!(opened.contains("10m") || opened.contains("9m 5"), "{opened}");
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
-    assert!(refused(&lab.server, &["open", "shh", "10.77.0.2"]).contains("there are: ssh"));
+    assert!(refused(&lab.server, &["open", "shh", &client]).contains("there are: ssh"));
     assert!(refused(&lab.server, &["open", "ssh", "0.0.0.0"]).contains("no packet comes from"));
     assert!(
         refused(&lab.server, &["open", "ssh", "::1", "--for", "99days"]).contains("1s to 30days")
     );
-    assert!(verb(&lab.server, &["revoke", "10.77.0.2"]).contains("tcp/22"));
+    assert!(verb(&lab.server, &["revoke", &client]).contains("tcp/22"));
     assert!(!tcp_open(&lab.client, lab.server.v4, 22));
-    assert!(verb(&lab.server, &["revoke", "10.77.0.2"]).contains("no such grant"));
+    assert!(verb(&lab.server, &["revoke", &client]).contains("no such grant"));
 
     let file = agent.kill();
     let path = file.path().display().to_string();
@@ -160,12 +163,12 @@ fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     // The next agent knows of it: it is on record like any other.
     let agent = Agent::start_again(&lab.server, file);
     let grants = verb(&lab.server, &["grants"]);
-    assert!(grants.contains("10.77.0.2") && grants.contains("ssh"), "{grants}");
+    assert!(grants.contains(&client) && grants.contains("ssh"), "{grants}");
     let file = agent.kill();
-    assert!(verb(&lab.server, &["revoke", "--door", "ssh"]).contains("10.77.0.2"));
+    assert!(verb(&lab.server, &["revoke", "--door", "ssh"]).contains(&client));
     assert!(!tcp_open(&lab.client, lab.server.v4, 22));
     let agent = Agent::start_again(&lab.server, file);
-    assert!(!verb(&lab.server, &["grants"]).contains("10.77.0.2"), "ended for good");
+    assert!(!verb(&lab.server, &["grants"]).contains(&client), "ended for good");
     agent.stop();
 }
 
@@ -174,7 +177,7 @@ fn off_removes_every_trace_with_and_without_an_agent() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     for killed in [false, true] {
-        let mut agent = Agent::start(&lab.server, &config("", ""));
+        let mut agent = Agent::start(&lab.server, ConfigText::ssh());
         xknock_steps(&lab.client, lab.server.v4, STEPS);
         agent.await_opened(lab.client.v4, SSH);
         if killed {

@@ -21,21 +21,21 @@ mod supervisor;
 mod wire;
 mod world;
 
-use knock_tests::agent::patiently;
+use knock_lab::ConfigText;
 
-/// One door: ssh on tcp/22, three steps, with whatever a test adds at the top or in
-/// the door.
-fn config(top: &str, door: &str) -> String {
-    let top = patiently(top);
-    format!(
-        "interfaces = [\"eth0\"]\nmode = \"enforce\"\n{top}\n\
-         [[door]]\nname = \"ssh\"\nopens = [\"tcp/22\"]\n\
-         sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]\n{door}\n"
-    )
-}
+/// A config that is wrong in line 8, column 12.
+const NO_TIME: &str = "
+interfaces = [\"eth0\"]
+mode = \"enforce\"
+[[door]]
+name = \"ssh\"
+opens = [\"tcp/22\"]
+sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]
+open_for = \"0s\"
+";
 
 /// Asserts that nothing of any agent is left on `host`: no table, no program, no file.
-fn assert_no_trace(host: &knock_tests::Host) {
+fn assert_no_trace(host: &knock_lab::Host) {
     assert_eq!(host.sh("nft list tables"), "");
     let links = host.ip("-d link show");
     assert!(!links.contains("xdp"), "{links}");
@@ -47,31 +47,31 @@ fn assert_no_trace(host: &knock_tests::Host) {
 }
 
 /// Runs a verb of the agent on `host`, which must succeed; what it printed.
-fn verb(host: &knock_tests::Host, arguments: &[&str]) -> String {
-    let output = knock_tests::agent::xknockd_output(host, arguments);
+fn verb(host: &knock_lab::Host, arguments: &[&str]) -> String {
+    let output = knock_lab::agent::xknockd_output(host, arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Runs a verb of the agent on `host`, which must fail; what it said.
-fn refused(host: &knock_tests::Host, arguments: &[&str]) -> String {
-    let output = knock_tests::agent::xknockd_output(host, arguments);
+fn refused(host: &knock_lab::Host, arguments: &[&str]) -> String {
+    let output = knock_lab::agent::xknockd_output(host, arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
     said
 }
 
 /// An agent with that door, which it has opened for the client for ten minutes.
-fn granted(lab: &knock_tests::Lab) -> knock_tests::Agent {
-    let mut agent = knock_tests::Agent::start(&lab.server, &config("", "open_for = \"10m\""));
-    knock_tests::clients::xknock_steps(&lab.client, lab.server.v4, STEPS);
+fn granted(lab: &knock_lab::Lab) -> knock_lab::Agent {
+    let mut agent = knock_lab::Agent::start(&lab.server, ConfigText::ssh().open_for("10m"));
+    knock_lab::clients::xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     agent
 }
 
 /// The steps of that door, as `xknock` takes them.
-const STEPS: &str = "tcp/7000,udp/8000,tcp/9000";
+const STEPS: &str = ConfigText::STEPS;
 /// The same as `knock` takes them.
 const CLASSIC: &str = "7000:tcp 8000:udp 9000:tcp";
 /// What it opens.

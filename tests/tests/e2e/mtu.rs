@@ -1,11 +1,11 @@
 //! Jumbo frames: before the agent starts, and while it runs.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::seconds;
-use knock_tests::services::{Echo, connect, echoes, eventually, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::seconds;
+use knock_lab::services::{Echo, connect, echoes, eventually, tcp_open};
+use knock_lab::{Agent, ConfigText, Lab};
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
 /// Sets the MTU of the server, the client, and all of the switch between them.
 fn set_mtu(lab: &Lab, mtu: u32) {
@@ -50,7 +50,7 @@ fn native_mode_takes_a_large_mtu_and_a_jumbo_frame_is_a_step() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     set_mtu(&lab, 9000);
-    let mut agent = Agent::start(&lab.server, &config("attach = \"native\"", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().top("attach", "native"));
     assert_eq!(mode(&lab), "native");
     knock_with(&lab, &mut agent, JUMBO);
     let mut connection = connect(&lab.client, lab.server.v4, 22).expect("the port is open");
@@ -59,10 +59,10 @@ fn native_mode_takes_a_large_mtu_and_a_jumbo_frame_is_a_step() {
 }
 
 #[test]
-fn generic_mode_does_the_same() {
+fn generic_mode_takes_a_large_mtu_and_a_jumbo_frame_is_a_step() {
     let lab = Lab::new();
     set_mtu(&lab, 9000);
-    let mut agent = Agent::start(&lab.server, &config("attach = \"generic\"", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().top("attach", "generic"));
     assert_eq!(mode(&lab), "generic");
     knock_with(&lab, &mut agent, JUMBO);
 }
@@ -71,8 +71,7 @@ fn generic_mode_does_the_same() {
 fn the_mtu_may_change_while_the_detector_runs() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent =
-        Agent::start(&lab.server, &config("", &format!("open_for = \"{}\"", seconds(1))));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for(&seconds(1)));
     for (mtu, length) in [(1500, 1), (9000, JUMBO), (1280, 1), (1500, 1000)] {
         set_mtu(&lab, mtu);
         assert_eq!(mode(&lab), "native", "at {mtu}");

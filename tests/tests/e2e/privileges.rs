@@ -6,18 +6,16 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Command;
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::unit::OwnUser;
-use knock_tests::{Agent, Config, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::unit::OwnUser;
+use knock_lab::{Agent, Config, ConfigText, Lab};
 use knock_userspace::syscalls;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, config, refused, verb};
-
-const LONG: &str = "open_for = \"10m\"";
+use crate::{SSH, STEPS, refused, verb};
 
 /// A line of `/proc/PID/status` (proc(5)).
 fn status(agent: &Agent, key: &str) -> String {
@@ -42,19 +40,19 @@ fn assert_least(agent: &Agent) {
 }
 
 #[test]
-fn of_all_that_root_may_three_capabilities_are_kept() {
+fn an_agent_started_by_root_keeps_three_capabilities() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     assert_eq!(status(&agent, "Uid"), "0\t0\t0\t0");
     assert_least(&agent);
     agent.stop();
 }
 
 #[test]
-fn a_user_with_what_the_unit_grants_can_do_all_of_it() {
+fn an_agent_with_its_own_user_can_do_everything_with_what_the_unit_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let config_file = Config::new(&config("", LONG));
+    let config_file = Config::new(ConfigText::ssh().open_for("10m"));
     let own = OwnUser::prepare(&lab.server, &config_file);
     let mut agent = own.start(&lab.server, config_file);
     assert_ne!(status(&agent, "Uid"), "0\t0\t0\t0");
@@ -67,9 +65,8 @@ fn a_user_with_what_the_unit_grants_can_do_all_of_it() {
 
     // Another program and other maps, and an interface that comes later: all of it is loaded,
     // attached and pinned by the confined agent.
-    agent.rewrite_config(
-        &config("max_sources = 2048", LONG).replace("[\"eth0\"]", "[\"eth0\", \"lan*\"]"),
-    );
+    let text = ConfigText::ssh().open_for("10m").top("max_sources", 2048);
+    agent.rewrite_config(text.interfaces(["eth0", "lan*"]));
     verb(&lab.server, &["reload"]);
     lab.server.ip("link add lan0 type veth peer name lan0peer");
     agent.await_message("attached");
@@ -122,7 +119,7 @@ fn call(number: libc::c_long) -> io::Result<()> {
 }
 
 #[test]
-fn a_call_that_only_a_stranger_makes_is_the_last_one() {
+fn system_calls_that_only_an_intruder_makes_kill_the_process() {
     let rows: [(&str, Work); 6] = [
         ("execve, which follows", || Ok(())),
         ("ptrace", || call(libc::SYS_ptrace)),
@@ -138,7 +135,7 @@ fn a_call_that_only_a_stranger_makes_is_the_last_one() {
 }
 
 #[test]
-fn a_call_that_is_merely_not_needed_is_refused() {
+fn other_system_calls_that_are_not_needed_fail_with_eperm() {
     for work in [|| call(libc::SYS_getpriority), || call(libc::SYS_sync)] as [Work; 2] {
         let error = filtered(work).expect_err("an error");
         assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
@@ -156,8 +153,8 @@ fn landlock() -> bool {
 #[test]
 fn files_elsewhere_are_out_of_reach_even_for_root() {
     let lab = Lab::new();
-    let agent = Agent::start(&lab.server, &config("", ""));
-    let elsewhere = Config::new(&config("", LONG));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
+    let elsewhere = Config::new(ConfigText::ssh().open_for("10m"));
     let path = agent.config().path();
     fs::remove_file(&path).expect("the config is removed");
     symlink(elsewhere.path(), &path).expect("a link to a config elsewhere");

@@ -1,17 +1,18 @@
 //! Scanners find nothing and open nothing.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, ConfigText, Lab};
 
-use crate::{SSH, STEPS, config};
+use crate::{SSH, STEPS};
 
-/// Runs `scan` on the stranger, then shows with an honest knock that nothing opened.
-fn opens_nothing(text: &str, steps: &str, scan: &str) {
+/// Runs `scan` of the server on the stranger, then shows with an honest knock that nothing opened.
+fn opens_nothing(config: &ConfigText, steps: &str, scan: &str) {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, text);
-    let output = lab.stranger.shell(scan);
+    let mut agent = Agent::start(&lab.server, config);
+    let scan = scan.replace("SERVER", &lab.server.v4.to_string());
+    let output = lab.stranger.shell(&scan);
     assert!(output.status.success(), "{scan}: {}", String::from_utf8_lossy(&output.stderr));
     xknock_steps(&lab.client, lab.server.v4, steps);
     agent.await_opened(lab.client.v4, SSH);
@@ -22,56 +23,54 @@ fn opens_nothing(text: &str, steps: &str, scan: &str) {
 }
 
 /// Ascending steps over one protocol, which a naive matcher opens to a scan.
-fn ascending(protocol: &str) -> (String, String) {
-    let steps = [7000, 7400, 7900].map(|port| format!("{protocol}/{port}"));
-    let list = steps.each_ref().map(|step| format!("\"{step}\"")).join(", ");
-    let text =
-        config("", "within = \"5m\"").replace("\"tcp/7000\", \"udp/8000\", \"tcp/9000\"", &list);
-    (text, steps.join(","))
+fn ascending(protocol: &str) -> (ConfigText, String) {
+    let steps = [7000, 7400, 7900].map(|port| format!("{protocol}/{port}")).join(",");
+    (ConfigText::ssh().within("5m").sequence(&steps), steps)
 }
 
 #[test]
 fn nmap_in_ascending_order_over_tcp() {
-    let (text, steps) = ascending("tcp");
-    opens_nothing(&text, &steps, "nmap -Pn -n -r -T5 --max-retries 0 -p6900-8000 10.77.0.1");
+    let (config, steps) = ascending("tcp");
+    opens_nothing(&config, &steps, "nmap -Pn -n -r -T5 --max-retries 0 -p6900-8000 SERVER");
 }
 
 #[test]
 fn nmap_in_its_own_order_over_tcp() {
-    let (text, steps) = ascending("tcp");
-    opens_nothing(&text, &steps, "nmap -Pn -n -T5 --max-retries 0 -p6900-8000 10.77.0.1");
+    let (config, steps) = ascending("tcp");
+    opens_nothing(&config, &steps, "nmap -Pn -n -T5 --max-retries 0 -p6900-8000 SERVER");
 }
 
 #[test]
 fn nmap_in_ascending_order_over_udp() {
-    let (text, steps) = ascending("udp");
-    let scan = "nmap -Pn -n -r -sU -T5 --max-retries 0 --min-rate 2000 -p6900-8000 10.77.0.1";
-    opens_nothing(&text, &steps, scan);
+    let (config, steps) = ascending("udp");
+    let scan = "nmap -Pn -n -r -sU -T5 --max-retries 0 --min-rate 2000 -p6900-8000 SERVER";
+    opens_nothing(&config, &steps, scan);
 }
 
 #[test]
 fn nmap_over_all_ports_of_both_protocols() {
-    const ALL: &str = "-Pn -n -r -T5 --max-retries 0 --min-rate 20000 -p- 10.77.0.1";
+    const ALL: &str = "-Pn -n -r -T5 --max-retries 0 --min-rate 20000 -p- SERVER";
     for (protocol, kind) in [("tcp", "-sS"), ("udp", "-sU")] {
-        let (text, steps) = ascending(protocol);
-        opens_nothing(&text, &steps, &format!("nmap {kind} {ALL}"));
+        let (config, steps) = ascending(protocol);
+        opens_nothing(&config, &steps, &format!("nmap {kind} {ALL}"));
     }
 }
 
 #[test]
 fn hping_in_ascending_order_over_tcp() {
-    let (text, steps) = ascending("tcp");
-    let scan = "hping3 -q -S -i u500 -c 1200 -p ++6900 10.77.0.1 >/dev/null 2>&1; true";
-    opens_nothing(&text, &steps, scan);
+    let (config, steps) = ascending("tcp");
+    let scan = "hping3 -q -S -i u500 -c 1200 -p ++6900 SERVER >/dev/null 2>&1; true";
+    opens_nothing(&config, &steps, scan);
 }
 
 #[test]
 fn a_stranger_who_spoofs_the_client_opens_nothing_for_himself() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     xknock_steps(&lab.client, lab.server.v4, "tcp/7000,udp/8000");
-    let output = lab.stranger.shell("hping3 -c 1 -S -p 9000 -a 10.77.0.2 10.77.0.1; true");
+    let (client, server) = (lab.client.v4, lab.server.v4);
+    let output = lab.stranger.shell(&format!("hping3 -c 1 -S -p 9000 -a {client} {server}; true"));
     assert!(output.status.success());
     // He has finished the client's knock, so the client's address is open, not his.
     agent.await_opened(lab.client.v4, SSH);
@@ -82,9 +81,13 @@ fn a_stranger_who_spoofs_the_client_opens_nothing_for_himself() {
 #[test]
 fn a_stranger_can_spoil_a_knock_but_not_for_long() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     xknock_steps(&lab.client, lab.server.v4, "tcp/7000,udp/8000");
-    lab.stranger.shell("hping3 -c 1 -2 -p 8000 -a 10.77.0.2 10.77.0.1; for p in 6999 7001 7002; do hping3 -c 1 -S -p $p -a 10.77.0.2 10.77.0.1; done");
+    let spoof = format!("-a {} {}", lab.client.v4, lab.server.v4);
+    lab.stranger.shell(&format!(
+        "hping3 -c 1 -2 -p 8000 {spoof}; \
+         for p in 6999 7001 7002; do hping3 -c 1 -S -p $p {spoof}; done"
+    ));
     xknock_steps(&lab.client, lab.server.v4, "tcp/9000");
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);

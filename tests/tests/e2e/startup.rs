@@ -3,16 +3,16 @@
 use std::process::{Output, Stdio};
 
 use knock_detector::Nothing;
-use knock_tests::agent::{Agent, Config, xknockd, xknockd_output};
-use knock_tests::clients::xknock_steps;
-use knock_tests::process::Process;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Host, Lab};
+use knock_lab::agent::{Agent, Config, xknockd, xknockd_output};
+use knock_lab::clients::xknock_steps;
+use knock_lab::process::Process;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{ConfigText, Host, Lab};
 use knock_userspace::places::Places;
 
-use crate::{SSH, STEPS, config};
+use crate::{NO_TIME, SSH, STEPS};
 
-fn start(host: &Host, text: &str, arguments: &[&str]) -> (Output, String) {
+fn start(host: &Host, text: ConfigText, arguments: &[&str]) -> (Output, String) {
     let config = Config::new(text);
     let mut command = xknockd(host);
     let output = command.arg("run").arg("--config").arg(config.path()).args(arguments).output();
@@ -43,12 +43,12 @@ fn pinned(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn a_second_interface_that_fails_takes_the_first_one_back() {
+fn when_a_second_interface_fails_the_first_is_detached_again() {
     let lab = Lab::new();
     // A driver that cannot do XDP at all: native is refused once eth0 is attached.
     lab.server.ip("link add br7 type bridge");
-    let native = config("attach = \"native\"", "");
-    let (_, said) = start(&lab.server, &native, &["--interface", "eth0", "--interface", "br7"]);
+    let native = ConfigText::ssh().top("attach", "native");
+    let (_, said) = start(&lab.server, native, &["--interface", "eth0", "--interface", "br7"]);
     assert!(said.contains("cannot attach to `br7` in native mode"), "{said}");
     assert_untouched(&lab.server);
 }
@@ -59,7 +59,7 @@ fn where_the_driver_refuses_the_agent_falls_back_and_says_so() {
     lab.server.ip("link add br7 type bridge");
     let mut agent = Agent::start_with(
         &lab.server,
-        &config("", ""),
+        ConfigText::ssh(),
         &["--interface", "eth0", "--interface", "br7"],
     );
     let log = agent.log();
@@ -74,18 +74,18 @@ fn where_the_driver_refuses_the_agent_falls_back_and_says_so() {
 fn a_foreign_xdp_program_is_named_and_keeps_its_place() {
     let lab = Lab::new();
     let other = lab.server.run(|| Nothing::attach("eth0").expect("a program of somebody else"));
-    let (_, said) = start(&lab.server, &config("", ""), &[]);
+    let (_, said) = start(&lab.server, ConfigText::ssh(), &[]);
     assert!(said.contains("`eth0` already runs the XDP program `empty` (id "), "{said}");
     assert!(said.contains("bpftool net show dev eth0"), "{said}");
     assert_eq!(lab.server.sh("nft list tables"), "");
     drop(other);
-    Agent::start(&lab.server, &config("", "")).stop();
+    Agent::start(&lab.server, ConfigText::ssh()).stop();
 }
 
 #[test]
 fn a_program_that_comes_later_does_not_push_the_detector_out() {
     let lab = Lab::new();
-    let mut agent = Agent::start(&lab.server, &config("", ""));
+    let mut agent = Agent::start(&lab.server, ConfigText::ssh());
     let refused = lab.server.run(|| Nothing::attach("eth0").is_err());
     assert!(refused, "the kernel gives an interface to one program");
     xknock_steps(&lab.client, lab.server.v4, STEPS);
@@ -93,10 +93,10 @@ fn a_program_that_comes_later_does_not_push_the_detector_out() {
 }
 
 #[test]
-fn of_two_agents_started_the_second_names_the_first() {
+fn a_second_agent_refuses_to_start_and_names_the_first() {
     let lab = Lab::new();
-    let first = Agent::start(&lab.server, &config("", ""));
-    let (_, said) = start(&lab.server, &config("", ""), &[]);
+    let first = Agent::start(&lab.server, ConfigText::ssh());
+    let (_, said) = start(&lab.server, ConfigText::ssh(), &[]);
     let expected = format!("xknockd already runs here as process {}", first.process().id());
     assert!(said.contains(&expected), "{said}");
     assert!(lab.server.ip("-d link show eth0").contains("xdp"), "the first goes on");
@@ -106,14 +106,10 @@ fn of_two_agents_started_the_second_names_the_first() {
 #[test]
 fn without_privilege_the_missing_capabilities_are_named() {
     let lab = Lab::new();
-    let config = Config::new(&config("", ""));
+    let config = Config::new(ConfigText::ssh());
     let mut command = lab.server.command("setpriv");
     command.args(["--bounding-set", "-net_admin,-bpf,-sys_admin", "--inh-caps", "-all"]);
-    command
-        .arg(knock_tests::agent::program("xknockd"))
-        .arg("run")
-        .arg("--config")
-        .arg(config.path());
+    command.arg(knock_lab::agent::program("xknockd")).arg("run").arg("--config").arg(config.path());
     let output = command.output().expect("setpriv runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -126,7 +122,7 @@ fn without_privilege_the_missing_capabilities_are_named() {
 fn a_bad_config_changes_nothing_and_shows_where_it_is_bad() {
     let lab = Lab::new();
     for command in ["run", "check"] {
-        let config = Config::new(&config("", "open_for = \"0s\""));
+        let config = Config::new(NO_TIME);
         let path = config.path().display().to_string();
         let output = xknockd_output(&lab.server, &[command, "--config", &path]);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -139,8 +135,8 @@ fn a_bad_config_changes_nothing_and_shows_where_it_is_bad() {
 #[test]
 fn a_door_that_a_scan_would_open_is_refused() {
     let lab = Lab::new();
-    let text = config("", "").replace("udp/8000", "tcp/7001").replace("tcp/9000", "tcp/7002");
-    let (_, said) = start(&lab.server, &text, &[]);
+    let text = ConfigText::ssh().sequence("tcp/7000,tcp/7001,tcp/7002");
+    let (_, said) = start(&lab.server, text, &[]);
     assert!(said.contains("door `ssh`") && said.contains("ascending"), "{said}");
     assert_untouched(&lab.server);
 }
@@ -148,7 +144,7 @@ fn a_door_that_a_scan_would_open_is_refused() {
 #[test]
 fn check_prints_the_doors_and_changes_nothing() {
     let lab = Lab::new();
-    let config = Config::new(&config("", "open_for = \"5m\""));
+    let config = Config::new(ConfigText::ssh().open_for("5m"));
     let path = config.path().display().to_string();
     let output = xknockd_output(&lab.server, &["check", "--config", &path]);
     let said = String::from_utf8_lossy(&output.stdout);
@@ -182,7 +178,7 @@ fn without_a_config_it_observes_and_prints_commands_that_open_the_door() {
     for (program, host) in [("xknock", &lab.client), ("knock", &lab.stranger)] {
         let line = help.iter().find(|line| line.starts_with(&format!("{program} ")));
         let line = line.unwrap_or_else(|| panic!("no {program} command in {help:?}"));
-        let path = knock_tests::agent::program("xknock");
+        let path = knock_lab::agent::program("xknock");
         let folder = path.parent().expect("a folder").display();
         host.sh(&format!("PATH=$PATH:{folder}; {line}"));
         let source = host.v4.to_string();

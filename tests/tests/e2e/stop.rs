@@ -1,11 +1,11 @@
 //! Stopping.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::services::{Echo, tcp_open};
-use knock_tests::{Agent, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::services::{Echo, tcp_open};
+use knock_lab::{Agent, ConfigText, Lab};
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, assert_no_trace, config, granted};
+use crate::{SSH, STEPS, assert_no_trace, granted};
 
 #[test]
 fn stopping_leaves_the_ports_closed_and_grants_to_end_in_time() {
@@ -25,11 +25,11 @@ fn stopping_leaves_the_ports_closed_and_grants_to_end_in_time() {
 fn a_new_agent_keeps_running_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut first = Agent::start(&lab.server, &config("", "open_for = \"5m\""));
+    let mut first = Agent::start(&lab.server, ConfigText::ssh().open_for("5m"));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     first.await_opened(lab.client.v4, SSH);
     first.stop();
-    let _second = Agent::start(&lab.server, &config("", ""));
+    let _second = Agent::start(&lab.server, ConfigText::ssh());
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
 }
@@ -38,18 +38,18 @@ fn a_new_agent_keeps_running_grants() {
 fn a_killed_agent_leaves_the_ports_closed() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let agent = Agent::start(&lab.server, &config("", ""));
+    let agent = Agent::start(&lab.server, ConfigText::ssh());
     agent.process().signal(Signal::SIGKILL);
     drop(agent);
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
-    let _next = Agent::start(&lab.server, &config("", ""));
+    let _next = Agent::start(&lab.server, ConfigText::ssh());
 }
 
 #[test]
 fn clean_removes_every_trace() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let mut agent = Agent::start_with(&lab.server, &config("", ""), &["--clean"]);
+    let mut agent = Agent::start_with(&lab.server, ConfigText::ssh(), &["--clean"]);
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     agent.process().signal(Signal::SIGINT);

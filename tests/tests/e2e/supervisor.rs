@@ -3,13 +3,12 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use knock_tests::agent::xknockd;
-use knock_tests::process::PATIENCE;
-use knock_tests::{Agent, Config, Lab};
+use knock_lab::agent::xknockd;
+use knock_lab::leftovers;
+use knock_lab::process::PATIENCE;
+use knock_lab::{Agent, Config, ConfigText, Lab};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
-
-use crate::config;
 
 /// The socket that a supervisor listens on.
 struct Supervisor {
@@ -19,7 +18,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn new() -> Self {
-        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        let folder = leftovers::folder();
         let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket option");
         Self { socket, folder }
@@ -27,7 +26,7 @@ impl Supervisor {
 
     /// Starts an agent that may be silent for as long as `watchdog`.
     fn start(&self, lab: &Lab, watchdog: Option<Duration>) -> Agent {
-        let config = Config::new(&config("", ""));
+        let config = Config::new(ConfigText::ssh());
         let mut command = xknockd(&lab.server);
         command.arg("run").arg("--config").arg(config.path());
         command.env("NOTIFY_SOCKET", self.folder.path().join("notify"));
@@ -58,7 +57,7 @@ fn systemd_hears_of_start_reload_and_stop() {
     let agent = supervisor.start(&lab, None);
     assert_eq!(supervisor.told(), ["READY=1"]);
     // A config that is wrong is a reload too: systemd must not wait for ever.
-    for text in [config("", "open_for = \"1m\""), String::new()] {
+    for text in [ConfigText::ssh().open_for("1m").to_string(), String::new()] {
         agent.rewrite_config(&text);
         let before = monotonic_usec();
         agent.process().signal(Signal::SIGHUP);

@@ -1,13 +1,13 @@
 //! What other tools and the kernel do to the table and the interfaces.
 
-use knock_tests::clients::xknock_steps;
-use knock_tests::netns::Netns;
-use knock_tests::process::seconds;
-use knock_tests::services::{Echo, eventually, tcp_open};
-use knock_tests::{Agent, Host, Lab};
+use knock_lab::clients::xknock_steps;
+use knock_lab::netns::Netns;
+use knock_lab::process::seconds;
+use knock_lab::services::{Echo, eventually, tcp_open};
+use knock_lab::{Agent, ConfigText, Host, Lab};
 use nix::sys::signal::Signal;
 
-use crate::{SSH, STEPS, config, granted, verb};
+use crate::{SSH, STEPS, granted, verb};
 
 fn assert_as_before(lab: &Lab, what: &str) {
     assert!(tcp_open(&lab.client, lab.server.v4, 22), "after {what}");
@@ -20,6 +20,9 @@ fn what_another_tool_changes_in_the_table_is_restored_and_named() {
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = granted(&lab);
     lab.server.sh("nft add table inet other");
+    let (client, stranger) = (lab.client.v4, lab.stranger.v4);
+    let delete = format!("delete element inet xknock open4 {{ {client} . tcp . 22 }}");
+    let add = format!("add element inet xknock open4 {{ {stranger} . tcp . 22 timeout 1h }}");
     for (restored, change) in (1..).zip([
         "flush ruleset",
         "delete table inet xknock",
@@ -27,9 +30,9 @@ fn what_another_tool_changes_in_the_table_is_restored_and_named() {
         "flush chain inet xknock guard",
         "flush set inet xknock open4",
         "flush set inet xknock guarded",
-        "delete element inet xknock open4 { 10.77.0.2 . tcp . 22 }",
+        delete.as_str(),
         "insert rule inet xknock check accept",
-        "add element inet xknock open4 { 10.77.0.3 . tcp . 22 timeout 1h }",
+        add.as_str(),
     ]) {
         lab.server.sh(&format!("nft '{change}'"));
         let record = agent.await_message("restored what was changed");
@@ -82,7 +85,7 @@ fn a_set_that_another_tool_limits_is_made_anew_when_it_is_full() {
 }
 
 #[test]
-fn news_that_the_kernel_could_not_deliver_are_not_missed() {
+fn changes_whose_notification_was_lost_are_restored() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let mut agent = granted(&lab);
@@ -133,9 +136,8 @@ fn links(host: &Host) -> usize {
 fn interfaces_are_watched_when_they_come_and_forgotten_when_they_go() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("", &format!("open_for = \"{}\"", seconds(2)));
-    let text = text.replace("[\"eth0\"]", "[\"eth0\", \"lan*\", \"wan0\"]");
-    let mut agent = Agent::start(&lab.server, &text);
+    let text = ConfigText::ssh().open_for(&seconds(2)).interfaces(["eth0", "lan*", "wan0"]);
+    let mut agent = Agent::start(&lab.server, text);
     assert!(agent.log().contains("waiting for it"), "{}", agent.log());
     let source = "10.78.0.2".parse().expect("an address");
     for _ in 0..2 {
@@ -171,8 +173,8 @@ fn interfaces_are_watched_when_they_come_and_forgotten_when_they_go() {
 fn an_agent_whose_only_interface_is_not_there_waits_for_it() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("", "").replace("[\"eth0\"]", "[\"lan0\"]");
-    let mut agent = Agent::start(&lab.server, &text);
+    let text = ConfigText::ssh().interfaces(["lan0"]);
+    let mut agent = Agent::start(&lab.server, text);
     let other = join(&lab.server, "lan0");
     agent.await_message("attached");
     knock_over(&mut agent, &other);
@@ -182,9 +184,9 @@ fn an_agent_whose_only_interface_is_not_there_waits_for_it() {
 fn an_interface_recreated_while_no_agent_ran_is_watched_again() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let text = config("", "").replace("[\"eth0\"]", "[\"lan0\"]");
+    let text = ConfigText::ssh().interfaces(["lan0"]);
     let other = join(&lab.server, "lan0");
-    let agent = Agent::start(&lab.server, &text);
+    let agent = Agent::start(&lab.server, text);
     let index = lab.server.ip("-o link show lan0");
     let index = index.split(':').next().expect("an index").to_owned();
     let config = agent.kill();
@@ -209,13 +211,13 @@ fn an_interface_recreated_while_no_agent_ran_is_watched_again() {
 fn a_wall_clock_that_jumps_by_a_year_changes_nothing() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
-    let file = knock_tests::Config::new(&config("", &format!("open_for = \"{}\"", seconds(3))));
+    let file = knock_lab::Config::new(ConfigText::ssh().open_for(&seconds(3)));
     // Beside the config, since the agent reads nowhere else.
     let clock = file.path().with_file_name("clock");
     std::fs::write(&clock, "+0").expect("the clock as it is");
-    let mut command = knock_tests::agent::xknockd(&lab.server);
+    let mut command = knock_lab::agent::xknockd(&lab.server);
     command
-        .env("LD_PRELOAD", knock_tests::agent::FAKETIME)
+        .env("LD_PRELOAD", knock_lab::agent::FAKETIME)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::frames::{extended_v6, knock, optioned_v4, tagged};
-use crate::{A, B, C, DetectorRig};
+use crate::{A, B, C, DetectorRig, knock};
+use knock_lab::packet::{tagged, with_extensions, with_options};
 
 /// What the host makes of a frame: the reason why it is no knock, or whether it is a
 /// candidate.
@@ -54,8 +54,8 @@ fn well_formed() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(source, step, tags, kinds, words)| {
             let frame = knock(source, step);
             let frame = match source {
-                IpAddr::V4(_) => optioned_v4(&frame, &vec![1; words * 4]),
-                IpAddr::V6(_) => extended_v6(&frame, &kinds),
+                IpAddr::V4(_) => with_options(&frame, &vec![1; words * 4]),
+                IpAddr::V6(_) => with_extensions(&frame, &kinds),
             };
             tagged(&frame, &tags)
         })

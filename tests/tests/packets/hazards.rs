@@ -6,11 +6,8 @@ use std::net::IpAddr;
 use knock_common::packet::parse;
 use knock_common::sequence::{Protocol, Step};
 
-use crate::frames::{
-    extended_v6, flagged, fragment_v4, fragment_v6, knock, optioned_v4, patched_v4, patched_v6,
-    tagged,
-};
-use crate::{A, B, C, DetectorRig, PASS};
+use crate::{A, B, C, DetectorRig, PASS, knock};
+use knock_lab::packet::{fragment, patched, tagged, with_extensions, with_flags, with_options};
 
 /// A first step, as `A` is.
 const D: Step = Step::new(Protocol::Udp, 4000);
@@ -61,7 +58,7 @@ fn row(what: impl Into<String>, frame: Vec<u8>, end: &'static str) -> Row {
 #[test]
 fn every_header_cut_anywhere_is_truncated() {
     let mut rows = Vec::new();
-    let extended = |kind| extended_v6(&knock(v6(), A), &[kind]);
+    let extended = |kind| with_extensions(&knock(v6(), A), &[kind]);
     for (what, whole) in [
         ("IPv4, TCP", knock(v4(), A)),
         ("IPv4, UDP", knock(v4(), D)),
@@ -69,12 +66,12 @@ fn every_header_cut_anywhere_is_truncated() {
         ("IPv6, UDP", knock(v6(), D)),
         ("one tag", tagged(&knock(v4(), A), &[0x8100])),
         ("two tags", tagged(&knock(v6(), D), &[0x88a8, 0x8100])),
-        ("40 bytes of IPv4 options", optioned_v4(&knock(v4(), A), &[1; 40])),
+        ("40 bytes of IPv4 options", with_options(&knock(v4(), A), &[1; 40])),
         ("hop-by-hop header", extended(HOP_BY_HOP)),
         ("routing header", extended(ROUTING)),
         ("destination header", extended(DESTINATION)),
         ("authentication header", extended(AUTHENTICATION)),
-        ("chain of six", extended_v6(&knock(v6(), D), &[DESTINATION; 6])),
+        ("chain of six", with_extensions(&knock(v6(), D), &[DESTINATION; 6])),
     ] {
         // The kernel takes no frame of less than an Ethernet header.
         for length in 14..whole.len() {
@@ -89,7 +86,7 @@ fn every_header_cut_anywhere_is_truncated() {
 #[test]
 fn the_ipv4_header_is_as_long_as_it_says_or_refused() {
     let tcp = knock(v4(), A);
-    let ihl = |ihl: u8| patched_v4(&tcp, 0, &[0x40 | ihl]);
+    let ihl = |ihl: u8| patched(&tcp, 0, &[0x40 | ihl]);
     let mut rows = Vec::new();
     for length in 0..5 {
         rows.push(row(format!("IHL of {length}"), ihl(length), "bad_header"));
@@ -97,7 +94,7 @@ fn the_ipv4_header_is_as_long_as_it_says_or_refused() {
     rows.push(row("IHL of 5", ihl(5), "first"));
     for words in 1..=10u8 {
         let options = vec![1; usize::from(words) * 4];
-        let true_one = optioned_v4(&tcp, &options);
+        let true_one = with_options(&tcp, &options);
         rows.push(row(format!("IHL of {}, with the options", words + 5), true_one, "first"));
         let lie = ihl(words + 5);
         rows.push(row(format!("IHL of {}, without options", words + 5), lie, "truncated"));
@@ -108,8 +105,8 @@ fn the_ipv4_header_is_as_long_as_it_says_or_refused() {
 #[test]
 fn lengths_that_lie_are_refused_where_they_leave_no_room_for_the_headers() {
     let (tcp, tcp6) = (knock(v4(), A), knock(v6(), A));
-    let total = |length: u16| patched_v4(&tcp, TOTAL_LENGTH, &length.to_be_bytes());
-    let payload = |length: u16| patched_v6(&tcp6, PAYLOAD_LENGTH, &length.to_be_bytes());
+    let total = |length: u16| patched(&tcp, TOTAL_LENGTH, &length.to_be_bytes());
+    let payload = |length: u16| patched(&tcp6, PAYLOAD_LENGTH, &length.to_be_bytes());
     let mut rows = Vec::new();
     for length in 0..40 {
         rows.push(row(format!("IPv4 total length of {length}"), total(length), "bad_header"));
@@ -131,8 +128,8 @@ fn lengths_that_lie_are_refused_where_they_leave_no_room_for_the_headers() {
 fn no_fragment_is_a_knock_whatever_is_in_it() {
     const MORE: u16 = 0x2000;
     let (tcp, tcp6, udp6) = (knock(v4(), A), knock(v6(), A), knock(v6(), D));
-    let field = |bits: u16| fragment_v4(&tcp, bits);
-    let header = |bits: u16| fragment_v6(&tcp6, bits);
+    let field = |bits: u16| fragment(&tcp, bits);
+    let header = |bits: u16| fragment(&tcp6, bits);
     // In IPv6 the offset is in the upper 13 bits and "more" in the lowest.
     let rows = vec![
         row("IPv4, first", field(MORE), "fragment"),
@@ -148,7 +145,7 @@ fn no_fragment_is_a_knock_whatever_is_in_it() {
         row("IPv6, last", header(185 << 3), "fragment"),
         row("IPv6, the smallest offset, payload a whole SYN", header(1 << 3), "fragment"),
         row("IPv6, atomic", header(0), "fragment"),
-        row("IPv6, atomic, a datagram", fragment_v6(&udp6, 0), "fragment"),
+        row("IPv6, atomic, a datagram", fragment(&udp6, 0), "fragment"),
         row("IPv6, first, in two tags", tagged(&header(1), &[0x88a8, 0x8100]), "fragment"),
     ];
     check(rows);
@@ -172,7 +169,7 @@ fn chains_of_extension_headers_are_followed_to_the_sixth() {
                 0..=MOST => "first",
                 _ => "too_many_extensions",
             };
-            let frame = extended_v6(&tcp, &vec![kind; depth]);
+            let frame = with_extensions(&tcp, &vec![kind; depth]);
             rows.push(row(format!("{depth} {name} headers"), frame, end));
         }
     }
@@ -180,10 +177,10 @@ fn chains_of_extension_headers_are_followed_to_the_sixth() {
         let kinds = [HOP_BY_HOP, ROUTING, DESTINATION].into_iter().cycle().take(depth);
         let end = if depth <= MOST { "first" } else { "too_many_extensions" };
         let mixed: Vec<_> = kinds.clone().collect();
-        rows.push(row(format!("{depth} mixed headers"), extended_v6(&tcp, &mixed), end));
+        rows.push(row(format!("{depth} mixed headers"), with_extensions(&tcp, &mixed), end));
         let end = if depth <= MOST { "fragment" } else { "too_many_extensions" };
         let mixed: Vec<_> = kinds.chain([FRAGMENT]).collect();
-        rows.push(row(format!("{depth} mixed, a fragment"), extended_v6(&tcp, &mixed), end));
+        rows.push(row(format!("{depth} mixed, a fragment"), with_extensions(&tcp, &mixed), end));
     }
     check(rows);
 }
@@ -210,7 +207,7 @@ fn a_header_checksum_with_any_bit_flipped_is_refused() {
     for (what, frame) in [
         ("plain", knock(v4(), A)),
         ("in a tag", tagged(&knock(v4(), A), &[0x8100])),
-        ("with options", optioned_v4(&knock(v4(), A), &[1; 40])),
+        ("with options", with_options(&knock(v4(), A), &[1; 40])),
     ] {
         let at = CHECKSUM + if what == "in a tag" { 4 } else { 0 };
         for bit in 0..16 {
@@ -220,7 +217,7 @@ fn a_header_checksum_with_any_bit_flipped_is_refused() {
         }
         rows.push(row(format!("{what}, intact"), frame, "first"));
     }
-    let mut option = optioned_v4(&knock(v4(), A), &[1; 40]);
+    let mut option = with_options(&knock(v4(), A), &[1; 40]);
     option[14 + 59] ^= 1;
     rows.push(row("the last byte of the options", option, "bad_checksum"));
     check(rows);
@@ -247,11 +244,11 @@ fn of_tcp_only_the_opening_syn_is_a_step() {
             ("SYN in an xmas tree", SYN | XMAS),
             ("all", 0xff),
         ] {
-            let frame = flagged(&knock(source, A), flags);
+            let frame = with_flags(&knock(source, A), flags);
             rows.push(row(format!("{name} over {family}"), frame, "not_an_opening"));
         }
         // PSH, URG, ECE and CWR say nothing of it.
-        let frame = flagged(&knock(source, A), SYN | 0xe8);
+        let frame = with_flags(&knock(source, A), SYN | 0xe8);
         rows.push(row(format!("SYN and what does not matter over {family}"), frame, "first"));
     }
     check(rows);
@@ -279,8 +276,8 @@ fn sources_that_no_host_can_have_are_refused() {
         ("link-local", "fe80::1", "first"),
     ] {
         let frame = match address.parse().unwrap() {
-            IpAddr::V4(v4) => patched_v4(&tcp, SOURCE, &v4.octets()),
-            IpAddr::V6(v6) => patched_v6(&tcp6, SOURCE_V6, &v6.octets()),
+            IpAddr::V4(v4) => patched(&tcp, SOURCE, &v4.octets()),
+            IpAddr::V6(v6) => patched(&tcp6, SOURCE_V6, &v6.octets()),
         };
         rows.push(row(format!("source {what}: {address}"), frame, end));
     }
@@ -289,9 +286,9 @@ fn sources_that_no_host_can_have_are_refused() {
 
 /// A row that ends well would hide in the others if the first step were no step.
 #[test]
-fn what_ends_well_goes_on_to_open_the_door() {
+fn tagged_packets_with_extension_headers_complete_a_sequence() {
     let mut bench = DetectorRig::new(&[&[A, B, C]]);
-    let frame = |step: Step| extended_v6(&knock(v6(), step), &[HOP_BY_HOP, DESTINATION]);
+    let frame = |step: Step| with_extensions(&knock(v6(), step), &[HOP_BY_HOP, DESTINATION]);
     let ends = [A, B, C].map(|step| bench.send(&tagged(&frame(step), &[0x88a8, 0x8100])).1.name());
     assert_eq!(ends, ["first", "advanced", "completed"]);
 }

@@ -4,11 +4,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use knock_common::sequence::{DoorId, Protocol, Step};
+use knock_lab::process::slowness;
 use knock_policy::Knocks;
-use knock_tests::process::slowness;
 
-use crate::frames::knock;
-use crate::{A, B, C, DROP, DetectorRig, PASS, stranger};
+use crate::{A, B, C, DROP, DetectorRig, PASS, knock, stranger};
 
 #[tokio::test]
 async fn the_right_steps_make_one_event_that_names_source_and_door() {
@@ -55,7 +54,7 @@ fn strays_are_forgiven_up_to_the_limit() {
 }
 
 #[test]
-fn ports_of_no_interest_are_no_strays() {
+fn ports_of_no_interest_are_not_strays() {
     let mut bench = DetectorRig::new(&[&[A, B, C]]);
     let quiet = bench.quiet(Protocol::Tcp);
     let ends = bench.knock(stranger(), &[A, quiet, quiet, quiet, B, quiet, C]);

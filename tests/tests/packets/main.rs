@@ -2,13 +2,12 @@
 //! agent hears of them, and that the kernel parses as the host does.
 
 mod differential;
-mod frames;
 mod hazards;
 mod knocks;
 mod rows;
 mod sealed;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use knock_common::counters::Counter;
 use knock_common::event::Event;
 use knock_common::sequence::{PortClass, Protocol, Step};
 use knock_detector::{Detector, Settings};
+use knock_lab::Packet;
 use knock_policy::compile::{Compiled, Served, compile};
 use knock_policy::{Door, Knocks, Policy, Service};
 
@@ -83,7 +83,7 @@ impl DetectorRig {
 
     /// Sends the steps in order from `source` and returns the outcomes' names.
     fn knock(&mut self, source: IpAddr, steps: &[Step]) -> Vec<&'static str> {
-        steps.iter().map(|&step| self.send(&frames::knock(source, step)).1.name()).collect()
+        steps.iter().map(|&step| self.send(&knock(source, step)).1.name()).collect()
     }
 
     /// Every event that waits now.
@@ -120,6 +120,20 @@ impl DetectorRig {
             })
             .expect("some ports are decoys")
     }
+}
+
+/// The server's addresses.
+const SERVER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const SERVER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// A packet from `source` to the server.
+fn packet(source: IpAddr) -> Packet {
+    Packet::between(source, if source.is_ipv4() { SERVER_V4 } else { SERVER_V6 })
+}
+
+/// A plain knock on `step` from `source`.
+fn knock(source: IpAddr, step: Step) -> Vec<u8> {
+    packet(source).knock(step)
 }
 
 /// An address that no other test uses.

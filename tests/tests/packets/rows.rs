@@ -3,8 +3,8 @@
 
 use knock_common::sequence::Protocol;
 
-use crate::frames::{knock, patched_v4, patched_v6, tagged};
-use crate::{A, B, C, DetectorRig, PASS};
+use crate::{A, B, C, DetectorRig, PASS, knock};
+use knock_lab::packet::{patched, tagged};
 
 #[test]
 fn each_packet_ends_as_its_row_says() {
@@ -16,7 +16,7 @@ fn each_packet_ends_as_its_row_says() {
     let quiet = bench.quiet(Protocol::Udp);
     let mut arp = tcp.clone();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
-    let mut icmp = patched_v4(&tcp, 9, &[1]);
+    let mut icmp = patched(&tcp, 9, &[1]);
     icmp[34] = 8;
 
     let rows: Vec<(&str, Vec<u8>, &str)> = vec![
@@ -36,9 +36,9 @@ fn each_packet_ends_as_its_row_says() {
         ("an 802.1ad tag around an 802.1Q tag", tagged(&tcp, &[0x88a8, 0x8100]), "first"),
         ("ARP", arp, "not_ip"),
         ("ICMP", icmp, "not_transport"),
-        ("version 5", patched_v4(&tcp, 0, &[0x55]), "bad_header"),
-        ("no next header", patched_v6(&tcp6, 6, &[59]), "not_transport"),
-        ("encryption", patched_v6(&tcp6, 6, &[50]), "not_transport"),
+        ("version 5", patched(&tcp, 0, &[0x55]), "bad_header"),
+        ("no next header", patched(&tcp6, 6, &[59]), "not_transport"),
+        ("encryption", patched(&tcp6, 6, &[50]), "not_transport"),
     ];
     for (what, frame, expected) in rows {
         let (verdict, end) = bench.send(&frame);

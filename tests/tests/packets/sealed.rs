@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use etherparse::PacketBuilder;
 use knock_common::counters::Counter;
 use knock_common::sealed::{Clock, Fate, Gate, SIZE, set_tag, set_time};
 use knock_common::sequence::{Protocol, Step};
@@ -13,8 +12,8 @@ use knock_policy::Knocks;
 use nix::time::{ClockId, clock_gettime};
 use proptest::prelude::*;
 
-use crate::frames::{extended_v6, optioned_v4, tagged};
 use crate::{A, B, C, DROP, DetectorRig, PASS, stranger};
+use knock_lab::packet::{tagged, with_extensions, with_options};
 
 const PORT: Step = Step::new(Protocol::Udp, 62_201);
 const ID: u64 = 0x0123_4567_89ab_cdef;
@@ -53,18 +52,7 @@ fn packet(id: u64, key: SipKey, time_ns: u64) -> [u8; SIZE] {
 
 /// A datagram from `source` to the sealed port.
 fn frame(source: IpAddr, payload: &[u8]) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-    let ip = match source {
-        IpAddr::V4(source) => ethernet.ipv4(source.octets(), [192, 0, 2, 1], 64),
-        IpAddr::V6(source) => ethernet.ipv6(
-            source.octets(),
-            "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets(),
-            64,
-        ),
-    };
-    let mut frame = Vec::new();
-    ip.udp(40_000, PORT.port).write(&mut frame, payload).expect("a frame in memory");
-    frame
+    crate::packet(source).datagram(PORT.port, payload)
 }
 
 fn fate(bench: &mut DetectorRig, payload: &[u8]) -> Fate {
@@ -75,7 +63,7 @@ fn fate(bench: &mut DetectorRig, payload: &[u8]) -> Fate {
 }
 
 #[tokio::test]
-async fn what_passes_reaches_the_agent_whole() {
+async fn sealed_packets_that_pass_reach_the_agent_unchanged() {
     let mut bench = bench(0);
     let packet = packet(ID, KEY, now_ns());
     let v6: IpAddr = "2001:db8::42".parse().unwrap();
@@ -84,9 +72,9 @@ async fn what_passes_reaches_the_agent_whole() {
         plain.clone(),
         tagged(&plain, &[0x8100]),
         tagged(&plain, &[0x88a8, 0x8100]),
-        optioned_v4(&plain, &[1; 40]),
+        with_options(&plain, &[1; 40]),
         frame(v6, &packet),
-        extended_v6(&frame(v6, &packet), &[0, 60, 43]),
+        with_extensions(&frame(v6, &packet), &[0, 60, 43]),
     ];
     for way in &ways {
         assert_eq!(bench.send(way), (PASS, Counter::Sealed(Fate::Passed)));
@@ -104,7 +92,7 @@ async fn what_passes_reaches_the_agent_whole() {
 }
 
 #[test]
-fn what_does_not_pass_is_told_apart() {
+fn each_reason_to_refuse_a_sealed_packet_has_its_own_counter() {
     let now = now_ns();
     let mut bench = bench(now - 10 * SECOND);
     let good = packet(ID, KEY, now);
@@ -144,7 +132,7 @@ fn a_packet_with_any_bit_changed_goes_no_further() {
 
 /// Cut anywhere, with the length in the header as it was.
 #[test]
-fn a_cut_frame_is_no_knock() {
+fn a_truncated_frame_is_not_a_knock() {
     let mut bench = bench(0);
     let whole = frame(stranger(), &packet(ID, KEY, now_ns()));
     for length in (14..whole.len()).step_by(3) {
@@ -170,14 +158,14 @@ fn a_full_ring_buffer_is_counted() {
 }
 
 #[test]
-fn a_silent_host_drops_them_all() {
+fn a_host_that_drops_knocks_drops_sealed_ones_too() {
     let mut bench = with_knocks(0, Knocks::Drop);
     let good = packet(ID, KEY, now_ns());
     let passed = bench.send(&frame(stranger(), &good));
     assert_eq!(passed, (DROP, Counter::Sealed(Fate::Passed)));
     let forged = bench.send(&frame(stranger(), &[0; SIZE]));
     assert_eq!(forged, (DROP, Counter::Sealed(Fate::UnknownKey)));
-    let tcp = crate::frames::knock(stranger(), Step::new(Protocol::Tcp, PORT.port));
+    let tcp = crate::knock(stranger(), Step::new(Protocol::Tcp, PORT.port));
     assert_eq!(bench.send(&tcp).0, PASS, "the TCP port of that number is another one");
 }
 

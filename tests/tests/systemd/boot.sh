@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots this host's own systemd in throwaway namespaces, on an overlay of this host's files.
-# boot.sh FOLDER: an empty tmpfs of the caller, but for FOLDER/install, which is laid over all.
+# boot.sh FOLDER GROUP: an empty tmpfs of the caller, but for FOLDER/install, which is laid over
+# all, and the name of a control group.
 # Nothing outlives the process: it is the first one of its process namespace, and kernel
 # settings and devices are out of its reach.
 set -eu
@@ -9,8 +10,8 @@ mkdir upper work root cgroup
 
 # A group of its own, so that systemd may divide it as it likes.
 mount -t cgroup2 cgroup2 cgroup
-mkdir -p "cgroup/xknock-$$"
-echo $$ > "cgroup/xknock-$$/cgroup.procs"
+mkdir -p "cgroup/$2"
+echo $$ > "cgroup/$2/cgroup.procs"
 
 exec unshare --pid --fork --kill-child --net --ipc --uts --cgroup --mount bash -eu -c '
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root

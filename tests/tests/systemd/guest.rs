@@ -4,21 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use knock_tests::agent::program;
-use knock_tests::netns::run;
-use knock_tests::services::eventually;
-use knock_tests::unit;
+use knock_lab::ConfigText;
+use knock_lab::agent::program;
+use knock_lab::leftovers;
+use knock_lab::netns::run;
+use knock_lab::services::eventually;
+use knock_lab::unit;
 use tempfile::TempDir;
-
-const CONFIG: &str = "\
-interfaces = [\"eth0\"]
-mode = \"enforce\"
-[[door]]
-name = \"ssh\"
-opens = [\"tcp/22\"]
-sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/9000\"]
-open_for = \"10m\"
-";
 
 /// This host's systemd, in namespaces of its own.
 struct Guest {
@@ -27,10 +19,15 @@ struct Guest {
     folder: TempDir,
 }
 
+/// The control group of the guest.
+fn group() -> String {
+    format!("{}-guest", leftovers::label())
+}
+
 impl Guest {
     /// Boots it with the agent, its files and a config as an administrator would install them.
     fn boot() -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = leftovers::folder();
         run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(folder.path()));
         let packaging = unit::path().with_file_name("..");
         let install = |from: &Path, to: &str| {
@@ -47,11 +44,14 @@ impl Guest {
         }
         let config = folder.path().join("install/etc/xknock");
         fs::create_dir_all(&config).expect("a folder");
-        fs::write(config.join("xknockd.toml"), CONFIG).expect("a config");
+        let text = ConfigText::ssh().open_for("10m").to_string();
+        fs::write(config.join("xknockd.toml"), text).expect("a config");
 
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/boot.sh");
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "bash"]).arg(script).arg(folder.path());
+        // If this process is killed, so is the guest.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "bash"]);
+        command.arg(script).arg(folder.path()).arg(group());
         let said = fs::File::create(folder.path().join("said")).expect("a file");
         let unshare = command.stdin(Stdio::null()).stderr(said).spawn().expect("unshare runs");
         let mut guest = Self { unshare, init: String::new(), folder };
@@ -108,9 +108,9 @@ impl Drop for Guest {
             let _ = self.unshare.kill();
         }
         let _ = self.unshare.wait();
-        let group = format!("cgroup/xknock-{}", self.unshare.id());
         let script = format!(
-            "mount -t cgroup2 none cgroup && find {group} -depth -type d -exec rmdir {{}} +"
+            "mount -t cgroup2 none cgroup && find cgroup/{} -depth -type d -exec rmdir {{}} +",
+            group()
         );
         let mut rmdir = Command::new("unshare");
         rmdir.current_dir(self.folder.path()).args(["--mount", "sh", "-c", &script]);
@@ -140,9 +140,9 @@ fn the_unit_starts_confines_restarts_and_ends_the_agent() {
     assert!(writable.contains(&"/sys/fs/bpf/xknock"), "{writable:?}");
     assert!(!writable.contains(&"/sys/fs/bpf") && !writable.contains(&"/"), "{writable:?}");
 
-    let knock = "ip netns exec client xknock 10.77.0.1 --steps tcp/7000,udp/8000,tcp/9000";
+    let knock = format!("ip netns exec client xknock 10.77.0.1 --steps {}", ConfigText::STEPS);
     let granted = || guest.sh("xknockd grants").contains("10.77.0.2");
-    guest.sh(knock);
+    guest.sh(&knock);
     eventually("a grant", granted);
 
     // Killed: systemd starts another, which adopts what is pinned.
@@ -192,6 +192,6 @@ fn the_unit_starts_confines_restarts_and_ends_the_agent() {
     assert!(guest.sh("stat -c %U /sys/fs/bpf/xknock/v[0-9]*").contains("root"));
     guest.sh("systemctl start xknockd");
     guest.sh("xknockd status | grep -q 'all of it'");
-    guest.sh(knock);
+    guest.sh(&knock);
     eventually("a grant", granted);
 }

@@ -5,16 +5,17 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use knock_tests::agent::program;
-use knock_tests::netns::run;
-use knock_tests::unit;
+use knock_lab::agent::program;
+use knock_lab::leftovers;
+use knock_lab::netns::run;
+use knock_lab::unit;
 use tempfile::TempDir;
 
 /// The unit with the program that was built, since none is installed.
 fn unit(change: impl FnOnce(String) -> String) -> (TempDir, PathBuf) {
     let text = fs::read_to_string(unit::path()).expect("the unit");
     let built = format!("ExecStart={}", program("xknockd").display());
-    let folder = TempDir::new().expect("a temporary folder");
+    let folder = leftovers::folder();
     let path = folder.path().join("xknockd.service");
     fs::write(&path, change(text.replace("ExecStart=xknockd", &built))).expect("a file");
     (folder, path)
@@ -38,7 +39,7 @@ fn systemd_understands_the_unit() {
 }
 
 #[test]
-fn its_exposure_is_two_at_most() {
+fn the_exposure_of_the_unit_is_at_most_two() {
     let exposure = |path: &Path| -> f32 {
         let (_, said) = analyze(&["security", "--offline=true", "--no-pager"], path);
         let line = said.lines().find(|line| line.contains("Overall exposure level"));
@@ -55,7 +56,7 @@ fn its_exposure_is_two_at_most() {
 
 #[test]
 fn the_config_is_for_root_to_write_and_for_the_agent_to_read() {
-    let root = TempDir::new().expect("a temporary folder");
+    let root = leftovers::folder();
     let folder = root.path().join("etc/xknock");
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("xknockd.toml"), "").expect("a config that everybody may read");

@@ -31,7 +31,7 @@ const THREADS: u32 = 5;
 const BUSY: [&str; 3] = [
     "floods::a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks",
     "floods::knocks_that_come_faster_than_they_are_read_count_with_their_next_step",
-    "keys::changes::ten_thousand_keys",
+    "keys::changes::an_agent_with_ten_thousand_keys_takes_knocks",
 ];
 
 /// What stands for the whole of [`END_TO_END`] on every change: each way that goes through a part

@@ -35,6 +35,16 @@ pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "knock-ebpf"];
 /// All targets, and the test that only guests run.
 pub(crate) const ALL_TARGETS: [&str; 3] = ["--all-targets", "--test", "suspend"];
 
+/// The programs that tests and stages run. They are named because `cargo test` builds the programs
+/// of a package only if it has integration tests.
+const PROGRAMS: [&str; 4] = ["xknockd", "xknock", "soak", "leftovers"];
+
+/// The variable by which the tests know this run, and `leftovers` its traces.
+const RUN: &str = "XKNOCK_TEST_RUN";
+
+/// The stage that builds them.
+const BUILD: &str = "build tests";
+
 /// Length of the soak.
 const SOAK_MINUTES: &str = "2";
 
@@ -55,7 +65,8 @@ pub(crate) fn test(arguments: &Arguments) -> anyhow::Result<()> {
     let outcome = if filter.is_empty() {
         stages.everything(&mut totals)
     } else {
-        stages.tests(filter, &mut totals)
+        let outcome = stages.tests(filter, &mut totals);
+        outcome.and(stages.leftovers())
     };
     stages.print()?;
     // Nothing may follow this line, except an error.
@@ -117,11 +128,22 @@ impl Stages {
 
     fn everything(&mut self, totals: &mut Totals) -> anyhow::Result<()> {
         self.checks()?;
-        self.tests(&[], totals)?;
-        // With the programs of the tests; the seed is drawn and printed.
-        let mut soak = as_root(target_directory().join("debug/soak"));
-        self.command("soak", soak.args(["--minutes", SOAK_MINUTES]))?;
-        self.stage("fuzzing", || fuzz::run_targets(&fuzz::Arguments::short()))
+        let outcome = self.tests(&[], totals).and_then(|()| {
+            // With the programs of the tests; the seed is drawn and printed.
+            self.command("soak", of_this_run("soak").args(["--minutes", SOAK_MINUTES]))?;
+            self.stage("fuzzing", || fuzz::run_targets(&fuzz::Arguments::short()))
+        });
+        // Above all after a failure.
+        outcome.and(self.leftovers())
+    }
+
+    /// Fails if a test or the soak has left anything on the host, and removes it.
+    fn leftovers(&mut self) -> anyhow::Result<()> {
+        let built = |stage: &Stage| stage.name == BUILD && stage.result == Outcome::Passed;
+        match self.stages.iter().any(built) {
+            true => self.command("leftovers", &mut of_this_run("leftovers")),
+            false => Ok(()),
+        }
     }
 
     fn checks(&mut self) -> anyhow::Result<()> {
@@ -162,10 +184,11 @@ impl Stages {
     }
 
     fn tests(&mut self, filter: &[String], totals: &mut Totals) -> anyhow::Result<()> {
-        let mut build = cargo(["test", "--no-run"]);
-        self.command("build tests", build.args(HOST))?;
+        let mut build = cargo(["build", "--tests"]);
+        let programs = PROGRAMS.iter().flat_map(|name| ["--bin", name]);
+        self.command(BUILD, build.args(HOST).args(programs))?;
         let mut tests = cargo(["test", "--no-fail-fast"]);
-        tests.args(HOST).arg("--").args(filter);
+        tests.args(HOST).arg("--").args(filter).env(RUN, run_number());
         if !nix::unistd::geteuid().is_root() {
             tests.env(runner_variable()?, "sudo -E");
         }
@@ -187,6 +210,19 @@ impl Stages {
         }
         Ok(())
     }
+}
+
+/// A program of the tests, run as root and as a part of this run.
+fn of_this_run(program: &str) -> Command {
+    // Through `env`, since sudo does not hand the environment on.
+    let mut command = as_root("env");
+    command.arg(format!("{RUN}={}", run_number()));
+    command.arg(target_directory().join("debug").join(program));
+    command
+}
+
+fn run_number() -> String {
+    std::process::id().to_string()
 }
 
 fn clippy_for_bpf() -> anyhow::Result<()> {

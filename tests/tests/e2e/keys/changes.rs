@@ -5,16 +5,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use knock_keys::Folder;
-use knock_tests::keys::Device;
-use knock_tests::process::{seconds, slowness};
+use knock_lab::keys::Device;
+use knock_lab::process::{seconds, slowness};
 
-use super::{RENEWED, ROLLING, SEALED, Site};
+use super::{RENEWED, ROLLING, SEALED, Site, ssh_by};
 use crate::SSH;
 
 #[test]
 fn keys_that_are_added_rotated_and_removed_count_at_once() {
     for door in [SEALED, ROLLING] {
-        let site = Site::new(door);
+        let site = Site::new(ssh_by(door));
         let mut agent = site.start();
         let (server, client) = (&site.lab.server, &site.lab.client);
         let old = site.device("laptop", &[]);
@@ -33,7 +33,7 @@ fn keys_that_are_added_rotated_and_removed_count_at_once() {
 
         site.keys.key(server, &["remove", "laptop"]);
         agent.await_message("keys read");
-        knock_tests::agent::xknockd_output(server, &["revoke", "--all"]);
+        knock_lab::agent::xknockd_output(server, &["revoke", "--all"]);
         let said = newest.xknock(client, &["server", "--timeout", "1s"]);
         assert!(!said.status.success());
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -43,7 +43,7 @@ fn keys_that_are_added_rotated_and_removed_count_at_once() {
 
 #[test]
 fn a_damaged_key_is_named_and_the_others_go_on() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &[]);
     site.add("phone", &[]);
     let mut agent = site.start();
@@ -65,8 +65,8 @@ fn a_damaged_key_is_named_and_the_others_go_on() {
 }
 
 #[test]
-fn a_key_ends_when_it_was_told_to() {
-    let site = Site::new(SEALED);
+fn a_key_expires_at_its_time() {
+    let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &["--expires", &seconds(8)]);
     // Ends are whole seconds.
     let end = SystemTime::now() + Duration::from_secs(8) * slowness() - Duration::from_secs(1);
@@ -77,7 +77,7 @@ fn a_key_ends_when_it_was_told_to() {
     while SystemTime::now() < end {
         agent.await_message(RENEWED);
     }
-    knock_tests::agent::xknockd_output(&site.lab.server, &["revoke", "--all"]);
+    knock_lab::agent::xknockd_output(&site.lab.server, &["revoke", "--all"]);
     let said = device.xknock(&site.lab.client, &["server", "--timeout", "1s"]);
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("the key ended"), "{said}");
@@ -85,18 +85,17 @@ fn a_key_ends_when_it_was_told_to() {
 }
 
 #[test]
-fn ten_thousand_keys() {
-    let doors = format!("{SEALED}\n{}", ROLLING.replace("ssh", "web").replace("22", "443"));
-    let site = Site::new(&doors);
+fn an_agent_with_ten_thousand_keys_takes_knocks() {
+    let text = ssh_by(SEALED).door("web", ["tcp/443"]).method(ROLLING);
     // An emulated machine may take longer to write a slot than a knock may wait for by default.
-    site.keys.set_config("late_grants = \"5m\"", &doors);
+    let site = Site::new(text.top("late_grants", "5m"));
     let ports = "20000-32767";
     let doors =
         ["ssh:sealed:62201:seen:30:tcp/22", &format!("web:rolling:{ports}::5:udp:30:tcp/443")]
             .map(|door| door.parse().expect("a door"));
     let line = site.keys.draw(&site.lab.server, 10_000, &doors).to_text();
-    let device = Device::new(&site.lab.client, &line, "10.77.0.1");
-    let _web = knock_tests::services::Echo::start(&site.lab.server, 443);
+    let device = Device::new(&site.lab.client, &line, &site.lab.server.v4.to_string());
+    let _web = knock_lab::services::Echo::start(&site.lab.server, 443);
     let mut agent = site.start();
     device.knock(&site.lab.client, &["server", "--door", "ssh"]);
     agent.await_opened(site.lab.client.v4, SSH);
@@ -106,10 +105,10 @@ fn ten_thousand_keys() {
 
 #[test]
 fn keys_that_a_reload_leaves_behind_are_named() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     site.add("laptop", &[]);
     let mut agent = site.start();
-    site.keys.set_config("", &format!("{SEALED}port = 62999\n"));
+    site.keys.set_config(ssh_by(SEALED).in_door("port", 62_999));
     crate::verb(&site.lab.server, &["reload"]);
     let left = agent.await_message("keys that open nothing there");
     assert!(left["problem"].as_str().unwrap_or_default().contains("UDP port 62999 now"), "{left}");
@@ -119,7 +118,7 @@ fn keys_that_a_reload_leaves_behind_are_named() {
 /// As tools do that put a whole folder in the place of another.
 #[test]
 fn a_folder_of_keys_may_be_swapped() {
-    let site = Site::new(SEALED);
+    let site = Site::new(ssh_by(SEALED));
     let laptop = site.device("laptop", &[]);
     let mut agent = site.start();
     let (folder, client) = (site.keys.folder(), &site.lab.client);

@@ -1,23 +1,24 @@
 //! Whoever has seen everything on the wire has nothing.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use knock_keys::{Address, Request};
-use knock_tests::agent::{FAKETIME, xknockd};
-use knock_tests::keys::{Capture, datagrams_to, from_elsewhere};
-use knock_tests::process::seconds;
-use knock_tests::{Agent, raw};
+use knock_lab::agent::{FAKETIME, xknockd};
+use knock_lab::keys::{Capture, datagrams_to};
+use knock_lab::packet::from_elsewhere;
+use knock_lab::process::seconds;
+use knock_lab::{Agent, wire};
 
-use super::{PORT, ROLLING, SEALED, Site, request};
+use super::{PORT, ROLLING, SEALED, Site, request, ssh_by};
 use crate::SSH;
-
-const STRANGER: [u8; 4] = [10, 77, 0, 3];
 
 /// Puts frames on the wire, as they are and as if they were the stranger's own.
 fn replay(site: &Site, frames: &[Vec<u8>]) {
-    raw::send(&site.lab.stranger, frames.to_vec());
-    let own = frames.iter().map(|frame| from_elsewhere(frame, STRANGER));
-    raw::send(&site.lab.stranger, own.collect());
+    wire::send(&site.lab.stranger, frames.to_vec());
+    let IpAddr::V4(stranger) = site.lab.stranger.v4 else { panic!("an IPv4 address") };
+    let own = frames.iter().map(|frame| from_elsewhere(frame, stranger));
+    wire::send(&site.lab.stranger, own.collect());
 }
 
 /// Asserts that the agent has opened nothing but what its own device knocked for: that many
@@ -37,7 +38,7 @@ fn start_with_clock(site: &Site, offset: &str) -> Agent {
 
 #[test]
 fn a_captured_sealed_knock_opens_nothing() {
-    let site = Site::new(&format!("{SEALED}open_for = \"{}\"\n", seconds(1)));
+    let site = Site::new(ssh_by(SEALED).open_for(&seconds(1)));
     let device = site.device("laptop", &[]);
     let mut agent = site.start();
     let capture = Capture::start(&site.lab.server);
@@ -73,7 +74,7 @@ fn a_captured_sealed_knock_opens_nothing() {
 
 #[test]
 fn a_captured_sequence_opens_nothing() {
-    let site = Site::new(&format!("{ROLLING}open_for = \"{}\"\n", seconds(1)));
+    let site = Site::new(ssh_by(ROLLING).open_for(&seconds(1)));
     let device = site.device("laptop", &[]);
     let mut agent = site.start();
     let capture = Capture::start(&site.lab.server);
@@ -100,23 +101,24 @@ fn a_captured_sequence_opens_nothing() {
 #[test]
 fn a_knock_that_names_its_address_is_worth_nothing_elsewhere() {
     for addresses in ["own", "seen"] {
-        let site = Site::new(&format!("{SEALED}addresses = \"{addresses}\"\n"));
+        let site = Site::new(ssh_by(SEALED).in_door("addresses", addresses));
         let line = site.add("laptop", &[]);
         let mut agent = site.start();
         let named = Address::Named(site.lab.client.v4);
         site.send(&site.lab.stranger, &line, &Request { address: named, ..request() });
         let denied = agent.await_message("denied");
         let reason = denied["reason"].as_str().unwrap_or_default();
-        assert!(reason.contains("it is for 10.77.0.2"), "{denied}");
+        let named = format!("it is for {}", site.lab.client.v4);
+        assert!(reason.contains(&named), "{denied}");
         nobody_else(&mut agent, &site, 0);
     }
 }
 
 #[test]
-fn a_lost_file_of_newest_times_is_told_and_refuses_for_a_window() {
-    let site = Site::new(SEALED);
+fn a_lost_file_of_newest_times_is_logged_and_refuses_knocks_for_a_window() {
+    let site = Site::new(ssh_by(SEALED));
     let device = site.device("laptop", &[]);
-    site.keys.set_config("clock_window = \"20s\"", SEALED);
+    site.keys.set_config(ssh_by(SEALED).top("clock_window", "20s"));
     let agent = site.start();
     device.knock(&site.lab.client, &["server"]);
     agent.stop();

@@ -4,10 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_common::sequence::Step;
 use knock_keys::{KeyLine, KeyMethod, Roller, SLOT, slot_of};
-use knock_tests::process::patience;
-use knock_tests::raw;
+use knock_lab::process::patience;
+use knock_lab::{Packet, wire};
 
-use super::{RENEWED, ROLLING, Site};
+use super::{RENEWED, ROLLING, Site, ssh_by};
 use crate::SSH;
 
 fn slot() -> u64 {
@@ -24,24 +24,26 @@ fn steps(line: &str, slot: u64) -> Vec<Step> {
 
 #[test]
 fn a_knock_half_way_goes_on_when_keys_change_and_a_slot_ends() {
-    let site = Site::new(&format!("{ROLLING}within = \"5m\"\n"));
+    let site = Site::new(ssh_by(ROLLING).within("5m"));
     let line = site.add("laptop", &[]);
     let mut agent = site.start_telling_of_renewals();
     let (client, server) = (&site.lab.client, &site.lab.server);
     let begun = slot();
-    let frames: Vec<_> =
-        steps(&line, begun).into_iter().map(|step| raw::knock(server, client.v4, step)).collect();
-    raw::send(client, frames[..2].to_vec());
+    let frames: Vec<_> = steps(&line, begun)
+        .into_iter()
+        .map(|step| Packet::to(server, client.v4).knock(step))
+        .collect();
+    wire::send(client, frames[..2].to_vec());
     // Another key, whose steps may begin with the same ports.
     site.add("phone", &[]);
     agent.await_message("keys read");
     let mut renewed = agent.await_message(RENEWED);
-    raw::send(client, frames[2..4].to_vec());
+    wire::send(client, frames[2..4].to_vec());
     // The next slot, and with it one that is alive no more.
     while renewed["slot"] == begun {
         renewed = agent.await_message_within(RENEWED, SLOT + patience());
     }
-    raw::send(client, frames[4..].to_vec());
+    wire::send(client, frames[4..].to_vec());
     agent.await_opened(client.v4, SSH);
     assert!(!site.is_open_for_stranger());
 }

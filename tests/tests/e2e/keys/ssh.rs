@@ -4,15 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use knock_tests::agent::program;
-use knock_tests::keys::{Device, Keys};
-use knock_tests::netns::run;
-use knock_tests::process::{Process, seconds};
-use knock_tests::services::tcp_open;
-use knock_tests::{Host, Lab};
-use tempfile::TempDir;
+use knock_lab::agent::program;
+use knock_lab::keys::{Device, Keys};
+use knock_lab::leftovers;
+use knock_lab::netns::run;
+use knock_lab::process::{Process, seconds};
+use knock_lab::services::tcp_open;
+use knock_lab::{Host, Lab};
 
-use super::{ROLLING, SEALED};
+use super::{ROLLING, SEALED, ssh_by};
 
 /// A server that lets root in with the key `user` in `folder`.
 fn sshd(host: &Host, folder: &Path) -> Process {
@@ -53,10 +53,10 @@ fn ssh_config(folder: &Path) -> String {
 #[test]
 fn ssh_and_scp_just_work() {
     for door in [SEALED, ROLLING] {
-        let (lab, folder) = (Lab::new(), TempDir::new().expect("a folder"));
+        let (lab, folder) = (Lab::new(), leftovers::folder());
         let _sshd = sshd(&lab.server, folder.path());
         let config = ssh_config(folder.path());
-        let keys = Keys::new("", &format!("{door}open_for = \"{}\"\n", seconds(2)));
+        let keys = Keys::new(ssh_by(door).open_for(&seconds(2)));
         let line = keys.key(&lab.server, &["add", "laptop", "--door", "ssh"]);
         let device = Device::new(&lab.client, &line, &lab.server.v4.to_string());
         let mut agent = keys.start(&lab.server);
@@ -78,7 +78,8 @@ fn ssh_and_scp_just_work() {
 
         let mut ssh = device.command(&lab.stranger, "ssh");
         let direct = ["-F", &config, "-o", "ProxyCommand none", "-o", "ConnectTimeout 1"];
-        let output = ssh.args(direct).args(["10.77.0.1", "true"]).output().expect("ssh runs");
+        let output =
+            ssh.args(direct).args([&lab.server.v4.to_string(), "true"]).output().expect("ssh runs");
         assert!(!output.status.success(), "a stranger with the user's own SSH key");
     }
 }

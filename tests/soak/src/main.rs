@@ -1,0 +1,216 @@
+//! `cargo xtask soak`: knocks, floods, kills, reloads, flushes and flaps at random from a seed,
+//! and after each step a look at whether strangers are out, granted sources in, and whether
+//! everything adds up.
+
+mod check;
+mod device;
+mod model;
+mod probe;
+mod steps;
+mod world;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use clap::Parser;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use check::Counts;
+use device::Device;
+use model::Model;
+use steps::Kind;
+use world::World;
+
+/// Mixes everything that happens to an agent at random, in network namespaces of its own.
+#[derive(Parser)]
+#[command(name = "cargo xtask soak", max_term_width = 100)]
+struct Arguments {
+    /// For how long.
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Chooses the steps; a new one is drawn and printed if none is given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only steps whose name contains this.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    only: String,
+}
+
+/// Everything that the steps work with.
+struct Soak {
+    world: World,
+    model: Model,
+    counts: Counts,
+    rng: StdRng,
+    tally: Tally,
+    device: Device,
+    /// A connection from the time of a grant, which must outlive everything.
+    connection: Option<TcpStream>,
+}
+
+/// What was done, for the summary.
+#[derive(Debug, Default)]
+struct Tally {
+    steps: BTreeMap<&'static str, u64>,
+    knocks: u64,
+    frames: u64,
+    kills: u64,
+    stops: u64,
+    checks: u64,
+    probes: u64,
+    /// Answers that took a second attempt.
+    slow: u64,
+    longest: Duration,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("The soak loads programs and makes namespaces: run it as root.");
+        return ExitCode::FAILURE;
+    }
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}, {} minutes", arguments.minutes);
+    let mut soak = match caught(|| Soak::begin(seed)) {
+        Ok(soak) => soak,
+        Err(error) => {
+            eprintln!("FAILED before the first step, seed {seed}: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if !Kind::any(&arguments.only) {
+        eprintln!("There is no step whose name contains `{}`.", arguments.only);
+        return ExitCode::FAILURE;
+    }
+    let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
+    let mut number = 0;
+    let mut failed = None;
+    while failed.is_none() && Instant::now() < end {
+        number += 1;
+        failed = soak.step(number, &arguments.only).err();
+    }
+    if failed.is_none() {
+        failed = caught(|| soak.off()).err().map(|error| ("off".to_owned(), error));
+    }
+    soak.tally.print(seed, arguments.minutes, number);
+    let Some((step, error)) = failed else {
+        println!("All of it held.");
+        return ExitCode::SUCCESS;
+    };
+    let tail = soak.world.tail().join("\n");
+    eprintln!(
+        "\nFAILED in step {number}, {step}: {error:#}\n\nThe agent's last words:\n{tail}\n\n\
+         Again with: cargo xtask soak --minutes {} --seed {seed}",
+        arguments.minutes
+    );
+    ExitCode::FAILURE
+}
+
+/// What the lab panics about is an error like others here.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(anyhow!("panic: {}", text.unwrap_or_default()))
+    })
+}
+
+impl Soak {
+    fn begin(seed: u64) -> Result<Self> {
+        let keys = knock_lab::leftovers::folder();
+        let model = Model::new(keys.path().join("keys"));
+        let mut world = World::new(&model.plan.toml());
+        let device = Device::new(&world, keys)?;
+        world.start()?;
+        let counts = Counts::begin(&world)?;
+        let rng = StdRng::seed_from_u64(seed);
+        let mut soak =
+            Self { world, model, counts, rng, tally: Tally::default(), device, connection: None };
+        soak.check()?;
+        Ok(soak)
+    }
+
+    /// One step and the look after it; on failure what the step was.
+    fn step(&mut self, number: u64, only: &str) -> Result<(), (String, anyhow::Error)> {
+        let kind = Kind::choose(&mut self.rng, only);
+        *self.tally.steps.entry(kind.name()).or_default() += 1;
+        print!("{number:>6}  ");
+        let _ = std::io::stdout().flush();
+        let begun = Instant::now();
+        let mut story = kind.name().to_owned();
+        let result = caught(|| {
+            let what = kind.run(self)?;
+            story = format!("{story}: {what}");
+            self.check()
+        });
+        let took = begun.elapsed();
+        self.tally.longest = self.tally.longest.max(took);
+        println!("{story} ({:.0} ms)", took.as_secs_f64() * 1000.0);
+        result.map_err(|error| (story, error))
+    }
+
+    /// The look after each step.
+    fn check(&mut self) -> Result<()> {
+        self.tally.checks += 1;
+        check::settle(&mut self.world, &mut self.model, &mut self.counts)?;
+        check::check_trial(&self.world, &self.model)?;
+        self.probe()?;
+        self.hold_connection()
+    }
+
+    /// At the end: no trace is left.
+    fn off(&mut self) -> Result<()> {
+        let program = self.world.attached_program()?;
+        self.world.told(&["off"])?;
+        self.world.await_end()?;
+        let server = &self.world.lab.server;
+        let tables = server.sh("nft list tables");
+        if !tables.is_empty() {
+            bail!("`xknockd off` leaves {tables}");
+        }
+        let links = server.ip("-d link show");
+        if links.contains("xdp") {
+            bail!("`xknockd off` leaves a program: {links}");
+        }
+        for path in [self.world.places().pins, self.world.places().run] {
+            if path.exists() {
+                bail!("`xknockd off` leaves {}", path.display());
+            }
+        }
+        knock_lab::services::eventually("the end of the program", || {
+            knock_detector::program_name(program).is_none()
+        });
+        Ok(())
+    }
+}
+
+impl Tally {
+    fn print(&self, seed: u64, minutes: f64, steps: u64) {
+        println!(
+            "\nseed {seed}, {minutes} minutes: {steps} steps, {} knocks, {} frames of floods, \
+             {} kills, {} restarts by SIGTERM, {} checks with {} probes ({} answered at a second \
+             attempt), longest step {:.1} s",
+            self.knocks,
+            self.frames,
+            self.kills,
+            self.stops,
+            self.checks,
+            self.probes,
+            self.slow,
+            self.longest.as_secs_f64()
+        );
+        for (name, count) in &self.steps {
+            println!("{count:>6}  {name}");
+        }
+    }
+}
+
+/// True in one of `of` cases.
+fn one_in(rng: &mut StdRng, of: u32) -> bool {
+    rng.random_range(0..of) == 0
+}
