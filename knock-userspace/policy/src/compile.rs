@@ -1,6 +1,7 @@
 //! From doors to what the detector looks up: a class for every port and one trie. Pure.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -45,26 +46,73 @@ pub struct LiveSequence {
 
 /// Why doors cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CompileError {
-    /// A scanner would open a door without knowing it.
+#[error("{}", lines(.problems))]
+pub struct CompileError {
+    /// All reasons, at least one.
+    pub problems: Vec<Problem>,
+}
+
+/// One reason why doors cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The door, by its place in the policy; `None` if sequences of keys are the reason.
+    pub door: Option<usize>,
+    /// The name of the door.
+    name: String,
+    /// The reason.
+    pub reason: Reason,
+}
+
+/// What is wrong with a door's sequence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// A scanner would open the door by accident.
     #[error(
-        "door `{door}`: a port scan in {order} order would open it, because it meets only \
-         {decoys} decoys between the steps and `strays` allows {strays}; choose steps that are \
-         not in {order} order, or further apart"
+        "a port scan in {order} order would open it, because it meets no more decoys between the \
+         steps ({decoys}) than `strays` allows"
     )]
     Scannable {
-        /// Name of the door.
-        door: String,
         /// The order of the scan.
         order: scan::Order,
-        /// Decoys on its way.
+        /// The decoys that the scan hits.
         decoys: usize,
-        /// Decoys that it may hit.
-        strays: u8,
     },
     /// The trie is too large for a track to name its nodes.
     #[error(transparent)]
     TooManyNodes(#[from] TooManyNodes),
+}
+
+impl Reason {
+    /// What to do about it.
+    pub fn help(&self) -> String {
+        match self {
+            Self::Scannable { order, .. } => {
+                format!("choose steps that are not in {order} order, or further apart")
+            }
+            Self::TooManyNodes(_) => {
+                "use fewer or shorter sequences, or leave `reorder` out".to_owned()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.door.is_some() {
+            write!(f, "door `{}`: ", self.name)?;
+        }
+        write!(f, "{}; {}", self.reason, self.reason.help())
+    }
+}
+
+/// The problems, one a line. A long list ends with how many there are in all.
+fn lines(problems: &[Problem]) -> String {
+    const MOST: usize = 20;
+    let mut lines: Vec<_> = problems.iter().take(MOST).map(ToString::to_string).collect();
+    if problems.len() > MOST {
+        lines.push(format!("and so on, {} in all", problems.len()));
+    }
+    lines.join("\n")
 }
 
 /// Compiles all doors of `policy`, from nothing.
@@ -95,16 +143,38 @@ pub fn compile_onto(
     // Sequences of keys take the place of decoys, other ones every half minute. What the owner
     // wrote down must not be refused in some of them.
     let lasting = classes(policy, &[], served, seed);
-    for door in &policy.doors {
-        if let Some((order, decoys)) = scan::opens(door, &lasting, policy.strays) {
-            let door = door.name.clone();
-            return Err(CompileError::Scannable { door, order, decoys, strays: policy.strays });
+    let mut problems = scannable(policy, &lasting);
+    let trie = match trie.rebuilt(&sequences(&policy.doors, live)) {
+        Ok(trie) => trie,
+        Err(error) => {
+            let door = policy.doors.iter().position(|door| door.id() == error.door);
+            problems.push(Problem::new(policy, door, error.into()));
+            return Err(CompileError { problems });
         }
+    };
+    if !problems.is_empty() {
+        return Err(CompileError { problems });
     }
     let classes = if live.is_empty() { lasting } else { classes(policy, live, served, seed) };
     let longest = policy.doors.iter().map(|door| Ticks::from_duration(door.within)).max();
-    let trie = trie.rebuilt(&sequences(&policy.doors, live))?;
     Ok(Compiled { trie, classes, longest: longest.unwrap_or(0) })
+}
+
+/// The doors that a port scan would open.
+fn scannable(policy: &Policy, classes: &[u8; PORTS]) -> Vec<Problem> {
+    let opened = policy.doors.iter().enumerate().filter_map(|(index, door)| {
+        let (order, decoys) = scan::opens(door, classes, policy.strays)?;
+        let reason = Reason::Scannable { order, decoys };
+        Some(Problem::new(policy, Some(index), reason))
+    });
+    opened.collect()
+}
+
+impl Problem {
+    fn new(policy: &Policy, door: Option<usize>, reason: Reason) -> Self {
+        let name = door.map_or_else(String::new, |door| policy.doors[door].name.clone());
+        Self { door, name, reason }
+    }
 }
 
 /// Every way to every door.

@@ -39,8 +39,11 @@ impl Default for Trie {
 
 /// The sequences need more nodes than a track can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the sequences have more than {} different beginnings", NodeId::MAX.0)]
-pub struct TooManyNodes;
+#[error("the sequences have more than {} different beginnings", NodeId::MAX.0 - NodeId::DEEPER.0 + 1)]
+pub struct TooManyNodes {
+    /// The door with the first sequence for which there was no node left.
+    pub door: DoorId,
+}
 
 /// What turns one trie into another, in three steps so that no knock under way on a door
 /// that stays meets a missing edge.
@@ -87,7 +90,10 @@ impl Trie {
                 let edge = Edge::new(node, step);
                 let (next, within) = match middle.get(&edge) {
                     Some(&(next, within)) => (next, within.max(path.within)),
-                    None => (nodes.after(node, edge)?, path.within),
+                    None => {
+                        let next = nodes.after(node, edge);
+                        (next.ok_or(TooManyNodes { door: path.door })?, path.within)
+                    }
                 };
                 middle.insert(edge, (next, within));
                 node = next;
@@ -138,10 +144,10 @@ struct Nodes<'a> {
 
 impl Nodes<'_> {
     /// The node behind `edge`, which leaves `node`: the one that the old trie has there, or
-    /// a new one.
-    fn after(&mut self, node: NodeId, edge: Edge) -> Result<NodeId, TooManyNodes> {
+    /// a new one; `None` if all are in use.
+    fn after(&mut self, node: NodeId, edge: Edge) -> Option<NodeId> {
         if let Some(known) = self.old.get(&edge).and_then(|transition| transition.next(node)) {
-            return Ok(known);
+            return Some(known);
         }
         let count = NodeId::MAX.0 - NodeId::DEEPER.0 + 1;
         for _ in 0..count {
@@ -151,10 +157,10 @@ impl Nodes<'_> {
                 NodeId(number) => NodeId(number + 1),
             };
             if self.used.insert(candidate) {
-                return Ok(candidate);
+                return Some(candidate);
             }
         }
-        Err(TooManyNodes)
+        None
     }
 }
 

@@ -5,11 +5,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceSpan};
+use serde_spanned::Spanned;
+
+use super::raw::Field;
+use super::values::Wrong;
 
 /// Longest line that is shown, in bytes.
 const READABLE: usize = 1000;
 /// How many mistakes are shown at most.
-const MOST: usize = 20;
+pub(super) const MOST: usize = 20;
 
 /// Why a config was refused.
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -81,6 +85,8 @@ pub struct Mistake {
     span: SourceSpan,
     /// Another place that the mistake has to do with, and what is there.
     other: Option<(SourceSpan, String)>,
+    /// Whether it is about one value alone, whatever the rest of the file says.
+    of_value: bool,
     text: Option<NamedSource<Arc<String>>>,
 }
 
@@ -95,8 +101,18 @@ impl Mistake {
             help: help.into(),
             span: span.into(),
             other: None,
+            of_value: false,
             text: None,
         }
+    }
+
+    /// Where it is, as an offset into the text.
+    pub(super) const fn offset(&self) -> usize {
+        self.span.offset()
+    }
+
+    pub(super) const fn is_of_value(&self) -> bool {
+        self.of_value
     }
 
     pub(super) fn and(mut self, span: Range<usize>, what: impl Into<String>) -> Self {
@@ -134,5 +150,52 @@ impl Diagnostic for Mistake {
         let other = self.other.as_ref();
         let other = other.map(|(span, what)| LabeledSpan::new_with_span(Some(what.clone()), *span));
         Some(Box::new(std::iter::once(here).chain(other)))
+    }
+}
+
+/// The mistakes found so far.
+#[derive(Debug, Default)]
+pub(super) struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    pub(super) fn add(&mut self, mistake: Mistake) {
+        self.0.push(mistake);
+    }
+
+    /// Notes what is wrong with the value at `span`, or returns it.
+    pub(super) fn note<T>(&mut self, span: Range<usize>, result: Result<T, Wrong>) -> Option<T> {
+        let mistake = |(what, help)| Mistake { of_value: true, ..Mistake::new(span, what, help) };
+        result.map_err(|wrong| self.0.push(mistake(wrong))).ok()
+    }
+
+    /// Returns what `read` makes of the value that is written, and notes what is wrong with it.
+    pub(super) fn read<W, T>(
+        &mut self,
+        written: Field<Spanned<W>>,
+        read: impl FnOnce(W) -> Result<T, Wrong>,
+    ) -> Field<T> {
+        match written {
+            Field::Absent => Field::Absent,
+            Field::Mistaken => Field::Mistaken,
+            Field::Given(written) => {
+                let span = written.span();
+                let value = self.note(span, read(written.into_inner()));
+                value.map_or(Field::Mistaken, Field::Given)
+            }
+        }
+    }
+
+    /// Does the same as [`Mistakes::read`], with `default` for a value that is absent or wrong.
+    pub(super) fn optional<W, T>(
+        &mut self,
+        written: Field<Spanned<W>>,
+        default: T,
+        read: impl FnOnce(W) -> Result<T, Wrong>,
+    ) -> T {
+        self.read(written, read).given().unwrap_or(default)
+    }
+
+    pub(super) fn into_inner(self) -> Vec<Mistake> {
+        self.0
     }
 }

@@ -6,9 +6,8 @@ use knock_common::sequence::Step;
 use knock_keys::{Addresses, Ports, Rolling};
 use serde_spanned::Spanned;
 
-use super::Mistake;
-use super::check::Mistakes;
-use super::raw::Text;
+use super::error::{Mistake, Mistakes};
+use super::raw::{Field, Text, Texts};
 use super::values::{self, Wrong};
 use crate::policy::Method;
 
@@ -16,15 +15,15 @@ const STEPS: RangeInclusive<usize> = 2..=32;
 
 /// What a door says about how one knocks on it.
 pub(super) struct Written {
-    /// Where the door's name is.
+    /// Where the door's name is, or the door itself if it has none.
     pub(super) door: Range<usize>,
-    pub(super) method: Option<Text>,
-    pub(super) sequence: Option<Spanned<Vec<Text>>>,
-    pub(super) ports: Option<Text>,
-    pub(super) steps: Option<Spanned<i64>>,
-    pub(super) mixed: Option<Spanned<bool>>,
-    pub(super) port: Option<Spanned<i64>>,
-    pub(super) addresses: Option<Text>,
+    pub(super) method: Field<Text>,
+    pub(super) sequence: Field<Texts>,
+    pub(super) ports: Field<Text>,
+    pub(super) steps: Field<Spanned<i64>>,
+    pub(super) mixed: Field<Spanned<bool>>,
+    pub(super) port: Field<Spanned<i64>>,
+    pub(super) addresses: Field<Text>,
     pub(super) within: Option<Range<usize>>,
     pub(super) reorder: Option<Range<usize>>,
 }
@@ -32,11 +31,14 @@ pub(super) struct Written {
 /// The same, checked.
 pub(super) struct Knocks {
     pub(super) method: Method,
+    /// The steps that could be read.
     pub(super) sequence: Vec<Step>,
-    /// Where the sequence is; where the door's name is if it has none.
-    pub(super) sequence_at: Range<usize>,
+    /// Where the sequence or the sealed port is; where the door is if it has neither.
+    pub(super) place: Range<usize>,
     /// Where each step is.
-    pub(super) places: Vec<Range<usize>>,
+    pub(super) steps: Vec<Range<usize>>,
+    /// Whether the sequence has no mistake.
+    pub(super) whole: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,52 +49,62 @@ enum Kind {
 }
 
 impl Written {
+    /// The method and its values. If the method itself could not be read, all values are
+    /// checked, and the door is taken for one without a sequence.
     pub(super) fn check(self, mistakes: &mut Mistakes) -> Knocks {
         const KINDS: [(&str, Kind); 3] =
             [("sequence", Kind::Sequence), ("rolling", Kind::Rolling), ("sealed", Kind::Sealed)];
-        let kind = mistakes
-            .optional(self.method.clone(), Kind::Sequence, |text| values::word(&text, &KINDS));
-        self.misplaced(kind, mistakes);
-        let method = match kind {
-            Kind::Sequence => Method::Sequence,
-            Kind::Rolling => Method::Rolling {
-                ports: mistakes.optional(self.ports, Method::ROLLING_PORTS, |text| ports(&text)),
-                steps: mistakes.optional(self.steps, Rolling::DEFAULT_STEPS, |n| {
-                    values::number(n, Rolling::STEPS)
-                }),
-                mixed: self.mixed.is_some_and(Spanned::into_inner),
-            },
-            Kind::Sealed => Method::Sealed {
-                port: mistakes
-                    .optional(self.port, Method::SEALED_PORT, |n| values::number(n, 1..=u16::MAX)),
-                addresses: mistakes.optional(self.addresses, Addresses::default(), |text| {
-                    values::word(&text, &Addresses::ALL.map(|one| (one.name(), one)))
-                }),
-            },
+        let kind = match mistakes.read(self.method.clone(), |text| values::word(&text, &KINDS)) {
+            Field::Given(kind) => Some(kind),
+            Field::Absent => Some(Kind::Sequence),
+            Field::Mistaken => None,
         };
-        let sequence_at = self.sequence.as_ref().map_or(self.door.clone(), Spanned::span);
-        let (sequence, places) = match (kind, self.sequence) {
-            (Kind::Sequence, Some(sequence)) => steps(sequence, mistakes),
-            (Kind::Sequence, None) => {
+        if let Some(kind) = kind {
+            self.misplaced(kind, mistakes);
+        }
+        let may_be = |other: Kind| kind.is_none_or(|kind| kind == other);
+        let mut knocks = Knocks {
+            method: Method::Sequence,
+            sequence: Vec::new(),
+            place: self.door.clone(),
+            steps: Vec::new(),
+            whole: false,
+        };
+        if may_be(Kind::Rolling) {
+            let rolling = rolling(self.ports, self.steps, self.mixed, mistakes);
+            knocks.method = if kind.is_some() { rolling } else { knocks.method };
+        }
+        if may_be(Kind::Sealed) {
+            knocks.place = self.port.place().unwrap_or(knocks.place);
+            let sealed = sealed(self.port, self.addresses, mistakes);
+            knocks.method = sealed.filter(|_| kind.is_some()).unwrap_or(knocks.method);
+        }
+        match self.sequence {
+            Field::Given(sequence) if may_be(Kind::Sequence) => {
+                knocks.place = sequence.span();
+                let whole = steps(sequence, &mut knocks, mistakes);
+                knocks.whole = whole && kind.is_some();
+            }
+            Field::Absent if kind == Some(Kind::Sequence) => {
                 let help = "give `sequence = [\"tcp/7000\", \"udp/8000\", \"tcp/4500\"]`, or \
                             `method = \"sealed\"` for devices with a key";
-                mistakes.0.push(Mistake::new(self.door, "nobody can knock on this door", help));
-                (Vec::new(), Vec::new())
+                let what = "this door has neither a `sequence` nor a `method` without one";
+                mistakes.add(Mistake::new(self.door, what, help));
             }
-            _ => (Vec::new(), Vec::new()),
-        };
-        Knocks { method, sequence, sequence_at, places }
+            _ => {}
+        }
+        knocks
     }
 
     /// Keys of another method than the door's.
     fn misplaced(&self, kind: Kind, mistakes: &mut Mistakes) {
         let owners = [
-            ("sequence", self.sequence.as_ref().map(Spanned::span), &[Kind::Sequence][..]),
-            ("ports", self.ports.as_ref().map(Spanned::span), &[Kind::Rolling]),
-            ("steps", self.steps.as_ref().map(Spanned::span), &[Kind::Rolling]),
-            ("mixed", self.mixed.as_ref().map(Spanned::span), &[Kind::Rolling]),
-            ("port", self.port.as_ref().map(Spanned::span), &[Kind::Sealed]),
-            ("addresses", self.addresses.as_ref().map(Spanned::span), &[Kind::Sealed]),
+            ("sequence", self.sequence.place(), &[Kind::Sequence][..]),
+            ("ports", self.ports.place(), &[Kind::Rolling]),
+            ("steps", self.steps.place(), &[Kind::Rolling]),
+            ("mixed", self.mixed.place(), &[Kind::Rolling]),
+            ("port", self.port.place(), &[Kind::Sealed]),
+            ("addresses", self.addresses.place(), &[Kind::Sealed]),
             ("within", self.within.clone(), &[Kind::Sequence, Kind::Rolling]),
             ("reorder", self.reorder.clone(), &[Kind::Sequence]),
         ];
@@ -106,7 +118,7 @@ impl Written {
             let what = format!("`{key}` means nothing to a door of method \"{}\"", name(kind));
             let methods: Vec<_> = kinds.iter().map(|kind| format!("\"{}\"", name(*kind))).collect();
             let help = format!("leave it out, or write `method = {}`", methods.join("` or `"));
-            mistakes.0.push(Mistake::new(place, what, help));
+            mistakes.add(Mistake::new(place, what, help));
         }
     }
 }
@@ -119,10 +131,40 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
         .map_err(|error| (error.to_string(), "write it as in `ports = \"20000-32767\"`".to_owned()))
 }
 
-fn steps(sequence: Spanned<Vec<Text>>, mistakes: &mut Mistakes) -> (Vec<Step>, Vec<Range<usize>>) {
+fn rolling(
+    range: Field<Text>,
+    steps: Field<Spanned<i64>>,
+    mixed: Field<Spanned<bool>>,
+    mistakes: &mut Mistakes,
+) -> Method {
+    Method::Rolling {
+        ports: mistakes.optional(range, Method::ROLLING_PORTS, |text| ports(&text)),
+        steps: mistakes
+            .optional(steps, Rolling::DEFAULT_STEPS, |n| values::number(n, Rolling::STEPS)),
+        mixed: mixed.given().is_some_and(Spanned::into_inner),
+    }
+}
+
+/// `None` if the port could not be read, so that no other port is taken for it.
+fn sealed(
+    port: Field<Spanned<i64>>,
+    addresses: Field<Text>,
+    mistakes: &mut Mistakes,
+) -> Option<Method> {
+    let addresses = mistakes.optional(addresses, Addresses::default(), |text| {
+        values::word(&text, &Addresses::ALL.map(|known| (known.name(), known)))
+    });
+    let port = mistakes.read(port, |n| values::number(n, 1..=u16::MAX));
+    let port = port.map(Some).or(Some(Method::SEALED_PORT), None)?;
+    Some(Method::Sealed { port, addresses })
+}
+
+/// Reads the steps into `knocks` and returns whether they have no mistake.
+fn steps(sequence: Texts, knocks: &mut Knocks, mistakes: &mut Mistakes) -> bool {
     let span = sequence.span();
     let written = sequence.into_inner();
-    if !STEPS.contains(&written.len()) {
+    let mut whole = STEPS.contains(&written.len());
+    if !whole {
         let what = match written.len() {
             0 => "a sequence without steps would open to everyone".into(),
             1 => "any port scan would open a sequence of one step".into(),
@@ -130,21 +172,27 @@ fn steps(sequence: Spanned<Vec<Text>>, mistakes: &mut Mistakes) -> (Vec<Step>, V
         };
         let help =
             format!("give {} to {} steps; three or more are better", STEPS.start(), STEPS.end());
-        mistakes.0.push(Mistake::new(span, what, help));
+        mistakes.add(Mistake::new(span, what, help));
     }
-    let mut steps: Vec<Step> = Vec::new();
-    let mut places = Vec::new();
+    // The step before, unless it could not be read.
+    let mut before = None;
     for text in written {
-        let span = text.span();
-        let Some(step) = mistakes.note(span.clone(), values::step(text.get_ref())) else {
+        let step = text.and_then(|text| {
+            let span = text.span();
+            Some((mistakes.note(span.clone(), values::step(text.get_ref()))?, span))
+        });
+        let Some((step, span)) = step else {
+            (whole, before) = (false, None);
             continue;
         };
-        if steps.last() == Some(&step) {
+        if before == Some(step) {
             let what = format!("{step} twice in a row cannot be told from a retransmission");
-            mistakes.0.push(Mistake::new(span.clone(), what, "put another step between the two"));
+            mistakes.add(Mistake::new(span.clone(), what, "put another step between the two"));
+            whole = false;
         }
-        steps.push(step);
-        places.push(span);
+        before = Some(step);
+        knocks.sequence.push(step);
+        knocks.steps.push(span);
     }
-    (steps, places)
+    whole
 }

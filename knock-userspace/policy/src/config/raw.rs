@@ -1,97 +1,326 @@
-//! The file as it is written: every value with its place, none of them checked.
+//! The file as it is written: every value with its place, and only its type checked.
+//!
+//! A struct made by `table!` is a TOML table. Its fields are the keys, so the reader and the
+//! suggestions know the same ones. Everything is read that can be, and what cannot is reported
+//! and marked as [`Field::Mistaken`].
 
-use serde::Deserialize;
+use std::ops::Range;
+
 use serde_spanned::Spanned;
+use toml::de::{DeTable, DeValue};
 
-use super::Mistake;
+use super::error::{Mistake, Mistakes};
 
 pub(super) type Text = Spanned<String>;
+/// The elements of a list, `None` for those of another type.
+pub(super) type Texts = Spanned<Vec<Option<Text>>>;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Config {
-    #[serde(default)]
-    pub interfaces: Vec<Text>,
-    pub mode: Option<Text>,
-    pub connections: Option<Text>,
-    pub attach: Option<Text>,
-    pub knocks: Option<Text>,
-    #[serde(default)]
-    pub always_allow: Vec<Text>,
-    pub strays: Option<Spanned<i64>>,
-    pub decoys: Option<Spanned<i64>>,
-    pub max_sources: Option<Spanned<i64>>,
-    pub max_grants: Option<Spanned<i64>>,
-    pub late_grants: Option<Text>,
-    pub keys: Option<Text>,
-    pub clock_window: Option<Text>,
-    #[serde(default, rename = "door")]
-    pub doors: Vec<Spanned<Door>>,
+/// What the config says under one key.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Field<T> {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// Something, but it was reported as a mistake.
+    Mistaken,
+    /// A value of the right type.
+    Given(T),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Door {
-    pub name: Text,
-    pub opens: Spanned<Vec<Text>>,
-    pub method: Option<Text>,
-    pub sequence: Option<Spanned<Vec<Text>>>,
-    pub ports: Option<Text>,
-    pub steps: Option<Spanned<i64>>,
-    pub mixed: Option<Spanned<bool>>,
-    pub port: Option<Spanned<i64>>,
-    pub addresses: Option<Text>,
-    pub within: Option<Text>,
-    pub open_for: Option<Text>,
-    pub cut: Option<bool>,
-    pub reorder: Option<Spanned<bool>>,
-    pub max_grants: Option<Spanned<i64>>,
+impl<T> Field<T> {
+    const fn as_ref(&self) -> Field<&T> {
+        match self {
+            Self::Absent => Field::Absent,
+            Self::Mistaken => Field::Mistaken,
+            Self::Given(value) => Field::Given(value),
+        }
+    }
+
+    pub(super) fn given(self) -> Option<T> {
+        match self {
+            Self::Given(value) => Some(value),
+            Self::Absent | Self::Mistaken => None,
+        }
+    }
+
+    pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> Field<U> {
+        match self {
+            Self::Absent => Field::Absent,
+            Self::Mistaken => Field::Mistaken,
+            Self::Given(value) => Field::Given(f(value)),
+        }
+    }
+
+    /// The value; `absent` if there is none, `mistaken` if it is not known.
+    pub(super) fn or(self, absent: T, mistaken: T) -> T {
+        match self {
+            Self::Given(value) => value,
+            Self::Absent => absent,
+            Self::Mistaken => mistaken,
+        }
+    }
 }
 
-/// Every key, for suggestions.
-const KEYS: [&str; 27] = [
-    "interfaces",
-    "mode",
-    "connections",
-    "attach",
-    "knocks",
-    "always_allow",
-    "strays",
-    "decoys",
-    "max_sources",
-    "max_grants",
-    "late_grants",
-    "keys",
-    "clock_window",
-    "door",
-    "name",
-    "opens",
-    "method",
-    "sequence",
-    "ports",
-    "steps",
-    "mixed",
-    "port",
-    "addresses",
-    "within",
-    "open_for",
-    "cut",
-    "reorder",
-];
+impl<T> Field<Spanned<T>> {
+    pub(super) fn place(&self) -> Option<Range<usize>> {
+        self.as_ref().given().map(Spanned::span)
+    }
+}
 
-/// What the TOML reader refused, with what might have been meant.
-pub(super) fn mistake(error: &toml::de::Error, text: &str) -> Mistake {
-    let span = error.span().unwrap_or(0..0);
-    let found = text.get(span.clone()).unwrap_or_default();
-    let unknown = error.message().starts_with("unknown field");
-    let similar = KEYS
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(key, found), key))
-        .filter(|(distance, _)| unknown && *distance <= 3)
-        .min();
-    let help = match similar {
-        Some((_, key)) => format!("did you mean `{key}`?"),
-        None => String::new(),
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Default)]
+        pub(super) struct $name {
+            $(pub(super) $key: Field<$type>,)*
+        }
+
+        impl Table for $name {
+            const KEYS: &[&str] = &[$(stringify!($key)),*];
+
+            fn set(&mut self, key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) {
+                match key {
+                    $(stringify!($key) => {
+                        let value = <$type>::read(key, value, mistakes);
+                        self.$key = value.map_or(Field::Mistaken, Field::Given);
+                    })*
+                    _ => {}
+                }
+            }
+
+            fn set_mistaken(&mut self, key: &str) {
+                match key {
+                    $(stringify!($key) => if matches!(self.$key, Field::Absent) {
+                        self.$key = Field::Mistaken;
+                    })*
+                    _ => {}
+                }
+            }
+        }
     };
-    Mistake::new(span, error.message().lines().next().unwrap_or("this is not TOML"), help)
+}
+
+table! {
+    /// All but the doors.
+    Config {
+        interfaces: Texts,
+        mode: Text,
+        connections: Text,
+        attach: Text,
+        knocks: Text,
+        always_allow: Texts,
+        strays: Spanned<i64>,
+        decoys: Spanned<i64>,
+        max_sources: Spanned<i64>,
+        max_grants: Spanned<i64>,
+        late_grants: Text,
+        keys: Text,
+        clock_window: Text,
+        door: Vec<Spanned<Door>>,
+    }
+}
+
+table! {
+    Door {
+        name: Text,
+        opens: Texts,
+        method: Text,
+        sequence: Texts,
+        ports: Text,
+        steps: Spanned<i64>,
+        mixed: Spanned<bool>,
+        port: Spanned<i64>,
+        addresses: Text,
+        within: Text,
+        open_for: Text,
+        cut: Spanned<bool>,
+        reorder: Spanned<bool>,
+        max_grants: Spanned<i64>,
+    }
+}
+
+/// A TOML table whose keys are known.
+trait Table: Default {
+    const KEYS: &[&str];
+
+    /// Reads the value of one of the keys.
+    fn set(&mut self, key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes);
+
+    /// Marks the key as mistaken if it has no value.
+    fn set_mistaken(&mut self, key: &str);
+
+    /// Reads all of `table`. `elsewhere` is what to do with a key that belongs to another table.
+    fn read_all(
+        table: DeTable<'_>,
+        elsewhere: impl Fn(&str) -> Option<String>,
+        mistakes: &mut Mistakes,
+    ) -> Self {
+        let mut result = Self::default();
+        for (key, value) in table {
+            let (place, key) = (key.span(), key.into_inner());
+            if Self::KEYS.contains(&&*key) {
+                result.set(&key, value, mistakes);
+                continue;
+            }
+            let help = if let Some(help) = elsewhere(&key) {
+                help
+            } else if let Some(similar) = similar(&key, Self::KEYS) {
+                // It is not missing, so it must not be reported as such.
+                result.set_mistaken(similar);
+                format!("did you mean `{similar}`?")
+            } else {
+                format!("known here: {}", Self::KEYS.join(", "))
+            };
+            mistakes.add(Mistake::new(place, format!("unknown field `{key}`"), help));
+        }
+        result
+    }
+}
+
+/// The key that was probably meant by `written`.
+fn similar(written: &str, keys: &[&'static str]) -> Option<&'static str> {
+    const MOST: usize = 3;
+    const LONGEST: usize = 32;
+    if written.len() > LONGEST {
+        return None;
+    }
+    let keys = keys.iter().map(|key| (strsim::damerau_levenshtein(key, written), *key));
+    let similar = keys.filter(|(distance, _)| *distance <= MOST && *distance < written.len());
+    similar.min().map(|(_, key)| key)
+}
+
+impl Config {
+    /// Reads the whole file.
+    pub(super) fn read(table: DeTable<'_>, mistakes: &mut Mistakes) -> Self {
+        let elsewhere = |key: &str| {
+            let is_of_door = <Door as Table>::KEYS.contains(&key);
+            is_of_door.then(|| format!("`{key}` belongs to a door: write it below its [[door]]"))
+        };
+        Self::read_all(table, elsewhere, mistakes)
+    }
+}
+
+/// A value of one type, or none if `value` is of another, which is reported.
+trait Read: Sized {
+    fn read(key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Self>;
+}
+
+impl Read for Text {
+    fn read(key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Self> {
+        let place = value.span();
+        let wrong = match value.into_inner() {
+            DeValue::String(text) => return Some(Self::new(place, text.into_owned())),
+            other => (
+                wrong_type(key, "text", &other),
+                match other {
+                    DeValue::Integer(number) => format!("write \"{number}\""),
+                    _ => "write it in quotes".to_owned(),
+                },
+            ),
+        };
+        mistakes.note(place, Err(wrong))
+    }
+}
+
+impl Read for Spanned<i64> {
+    fn read(key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Self> {
+        let place = value.span();
+        let wrong = match value.into_inner() {
+            DeValue::Integer(number) => {
+                match i64::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(number) => return Some(Self::new(place, number)),
+                    Err(_) => (format!("{number} is out of range"), "give a smaller number".into()),
+                }
+            }
+            other => (
+                wrong_type(key, "a whole number", &other),
+                match other {
+                    DeValue::String(text) if text.parse::<i64>().is_ok() => {
+                        format!("write {text} without quotes")
+                    }
+                    _ => "give a number like 5".to_owned(),
+                },
+            ),
+        };
+        mistakes.note(place, Err(wrong))
+    }
+}
+
+impl Read for Spanned<bool> {
+    fn read(key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Self> {
+        let place = value.span();
+        let wrong = match value.into_inner() {
+            DeValue::Boolean(flag) => return Some(Self::new(place, flag)),
+            other => (
+                wrong_type(key, "`true` or `false`", &other),
+                "write one of them without quotes".into(),
+            ),
+        };
+        mistakes.note(place, Err(wrong))
+    }
+}
+
+impl Read for Texts {
+    fn read(key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Self> {
+        let place = value.span();
+        let wrong = match value.into_inner() {
+            DeValue::Array(elements) => {
+                let texts = elements.into_iter().map(|element| Text::read(key, element, mistakes));
+                return Some(Self::new(place, texts.collect()));
+            }
+            other => {
+                let help = match &other {
+                    DeValue::String(text) => format!("write [\"{text}\"]"),
+                    _ => "write it in brackets, as in [\"tcp/22\"]".to_owned(),
+                };
+                (wrong_type(key, "a list", &other), help)
+            }
+        };
+        mistakes.note(place, Err(wrong))
+    }
+}
+
+impl Read for Vec<Spanned<Door>> {
+    fn read(_: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Self> {
+        let place = value.span();
+        let elements: Vec<_> = match value.into_inner() {
+            DeValue::Array(elements) => elements.into_iter().collect(),
+            table @ DeValue::Table(_) => {
+                let help = "write [[door]], because there may be several";
+                mistakes.add(Mistake::new(place.clone(), "this is not a list of doors", help));
+                vec![Spanned::new(place, table)]
+            }
+            other => vec![Spanned::new(place, other)],
+        };
+        let is_empty = elements.is_empty();
+        let doors = elements.into_iter().filter_map(|element| door(element, mistakes));
+        Some(doors.collect::<Vec<_>>()).filter(|doors| is_empty || !doors.is_empty())
+    }
+}
+
+fn door(value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Spanned<Door>> {
+    let place = value.span();
+    let DeValue::Table(table) = value.into_inner() else {
+        let help = "begin it with a line [[door]]";
+        mistakes.add(Mistake::new(place, "this is not a door", help));
+        return None;
+    };
+    let elsewhere = |key: &str| {
+        let is_of_config = <Config as Table>::KEYS.contains(&key);
+        is_of_config.then(|| format!("`{key}` belongs above the first [[door]]"))
+    };
+    Some(Spanned::new(place, Door::read_all(table, elsewhere, mistakes)))
+}
+
+fn wrong_type(key: &str, expected: &str, found: &DeValue<'_>) -> String {
+    let found = match found {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "`true` or `false`",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    format!("`{key}` takes {expected}, not {found}")
 }

@@ -172,12 +172,12 @@ fn every_mistake_is_shown_with_its_place_and_what_would_be_right() {
         (
             "a number that is text",
             format!("decoys = \"many\"\n{SSH}"),
-            &["test.toml:1:10", "invalid type"],
+            &["test.toml:1:10", "takes a whole number, not text"],
         ),
         (
             "no sequence",
             door("sequence", "#"),
-            &["test.toml:2:8", "nobody can knock", "method = \"sealed\""],
+            &["test.toml:2:8", "neither a `sequence` nor a `method`", "method = \"sealed\""],
         ),
     ];
     for (what, text, expected) in rows {

@@ -4,19 +4,18 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use knock_common::sequence::{PortClass, Protocol};
 use knock_output::out;
-use knock_policy::compile::{Served, compile};
+use knock_policy::compile::Served;
 use knock_policy::{Door, Method};
 use knock_userspace::sockets;
 
 use crate::PolicyArgs;
-use crate::policy::load;
+use crate::policy::load_compiled;
 
 pub(crate) fn check(args: &PolicyArgs) -> Result<()> {
-    let (policy, _) = load(args)?;
     // What listens here changes the decoys. A config may be checked on another host,
     // or where procfs cannot be read, and its doors are the same there.
     let served = sockets::served().unwrap_or_else(|_| Served::default());
-    let compiled = compile(&policy, &served, rand::random())?;
+    let (policy, compiled) = load_compiled(args, &served)?;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["DOOR", "OPENS", "KNOCK", "WITHIN", "OPEN FOR", "CUT", "REORDER"]);

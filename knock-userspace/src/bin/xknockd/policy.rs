@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use knock_common::sequence::Protocol;
-use knock_policy::compile::draw_sequence;
-use knock_policy::config;
+use knock_policy::compile::{Compiled, Served, compile, draw_sequence};
+use knock_policy::config::{self, ConfigError, Draft};
 use knock_policy::{Door, Mode, Policy, Service};
 
 use crate::{ConfigArgs, PolicyArgs};
@@ -29,9 +29,31 @@ pub(crate) fn load(args: &PolicyArgs) -> Result<(Policy, bool)> {
     Ok((policy, path.is_some()))
 }
 
+/// Returns the policy with its compiled form for a host that serves `served`. Mistakes of the config
+/// and of its doors' sequences are shown together.
+pub(crate) fn load_compiled(args: &PolicyArgs, served: &Served) -> Result<(Policy, Compiled)> {
+    let (mut policy, compiled) = match path(&args.config) {
+        Some(path) => Draft::load(&path)
+            .and_then(|draft| draft.compile(served, rand::random()))
+            .map_err(shown)?,
+        None => {
+            let policy = built_in();
+            let compiled = compile(&policy, served, rand::random())?;
+            (policy, compiled)
+        }
+    };
+    amend(&mut policy, args);
+    Ok((policy, compiled))
+}
+
 /// Reads the policy in the config at `path`.
 pub(crate) fn read(path: &Path) -> Result<Policy> {
-    config::load(path).map_err(|error| anyhow!("{:?}", miette::Report::new(error)))
+    config::load(path).map_err(shown)
+}
+
+/// Returns the error with the lines of the config that it is about.
+fn shown(error: ConfigError) -> Error {
+    anyhow!("{:?}", miette::Report::new(error))
 }
 
 /// Amends the policy by the options of the command line.
