@@ -3,12 +3,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, TcpStream, UdpSocket};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use knock_common::sequence::{Protocol, Step};
 use knock_keys::{
     Action, Address, Addresses, DoorTag, KeyDoor, KeyLine, KeyMethod, Request, Roller, SLOT,
-    Sealer, slot_of, until_next_slot,
+    Sealer, slot_of, until_next_slot, wall_clock_ns, wall_clock_s,
 };
 
 use super::memory::Memory;
@@ -147,7 +147,9 @@ impl Knocker {
     pub fn renewal(&self) -> Duration {
         match self.method {
             // A slot's sequence opens once, so that of the next one is what keeps the door open.
-            KnockMethod::Rolling { .. } if self.lasts() / 2 <= SLOT => until_next_slot(now_ns()),
+            KnockMethod::Rolling { .. } if self.lasts() / 2 <= SLOT => {
+                until_next_slot(wall_clock_ns())
+            }
             _ => self.lasts() / 2,
         }
     }
@@ -203,7 +205,7 @@ impl Knocker {
     }
 
     fn send(&mut self, action: Action) -> Result<String, KnockError> {
-        let now_ns = now_ns();
+        let now_ns = wall_clock_ns();
         let target = self.target;
         match (&self.method, &self.door.method) {
             (KnockMethod::Rolling { roller }, KeyMethod::Rolling(rolling)) => {
@@ -289,7 +291,7 @@ impl Knocker {
             line: &self.line,
             door: &self.door,
             target: self.target,
-            now_s: now_ns() / 1_000_000_000,
+            now_s: wall_clock_s(),
             refused,
             set_back: self.memory.set_back(),
             shorter: self.wanted.is_some(),
@@ -337,11 +339,6 @@ fn is_private(address: IpAddr) -> bool {
 /// A knock asks for whole seconds, and none of them would mean the door's own time.
 fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().max(1))
-}
-
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use knock_keys::{
     Action, Address, DoorTag, Key, KeyLine, KeyMethod, Kind, Opener, Request, Roller, Verifier,
-    slot_of,
+    slot_of, wall_clock_s,
 };
 use tempfile::TempDir;
 
@@ -63,10 +63,6 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
-}
-
 /// A port that nothing uses at the moment.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
@@ -88,7 +84,7 @@ impl Host {
         let door = format!("ssh:sealed:{at}:{addresses}:{open_for}:tcp/{port}");
         let doors = vec![door.parse().expect("a door")];
         let (key, line) =
-            Key::draw("laptop".into(), "127.0.0.1".into(), kind, doors, now_s(), None, None)
+            Key::draw("laptop".into(), "127.0.0.1".into(), kind, doors, wall_clock_s(), None, None)
                 .expect("random bytes");
         Self { udp, port, opener: Opener::new(&key.current.verifier).expect("a key"), line }
     }
@@ -131,7 +127,7 @@ fn an_imported_key_opens_the_door_with_a_sealed_knock() {
         assert_eq!(request.doors, [DoorTag::of("ssh")]);
         assert_eq!(request.action, Action::Open);
         assert_eq!(request.address, Address::Named("127.0.0.1".parse().unwrap()));
-        assert!((request.time_ns / 1_000_000_000).abs_diff(now_s()) < 20);
+        assert!((request.time_ns / 1_000_000_000).abs_diff(wall_clock_s()) < 20);
     }
 }
 
@@ -283,7 +279,7 @@ fn rolling_steps_are_those_that_the_host_expects() {
         panic!("a shared rolling key")
     };
     // The slot may end while the client starts.
-    let slot = || slot_of(now_s() * 1_000_000_000);
+    let slot = || slot_of(wall_clock_s() * 1_000_000_000);
     let heard = loop {
         let before = slot();
         let steps = Roller::shared(secret).steps("ssh", before, rolling);
@@ -323,11 +319,11 @@ fn giving_up_says_why_as_far_as_can_be_told() {
     assert!(said.contains("nothing listens there"), "{said}");
     let (_, _, said) = silent(&|line| line.made += 1000);
     assert!(said.contains("s slow"), "{said}");
-    let (_, _, said) = silent(&|line| line.until = Some(now_s() - 100));
+    let (_, _, said) = silent(&|line| line.until = Some(wall_clock_s() - 100));
     assert!(said.contains("the key ended 10"), "{said}");
     // The last knock was made an hour from now.
     let memory = user.0.path().join("state/xknock").join(host.line.id.to_string());
-    fs::write(&memory, format!("{}", (now_s() + 3600) * 1_000_000_000)).unwrap();
+    fs::write(&memory, format!("{}", (wall_clock_s() + 3600) * 1_000_000_000)).unwrap();
     let said = user.fail(&["host", "--timeout", "300ms"]);
     assert!(said.contains("s behind what it was at the last knock"), "{said}");
     let said = user.fail(&["host", "--timeout", "300ms"]);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use knock_common::sequence::{Protocol, Step};
 use sha2::{Digest as _, Sha256};
 
+use super::names::door_name;
 use super::rolling::{Ports, Rolling, port};
 
 /// A door that a key opens.
@@ -85,20 +86,6 @@ impl DoorTag {
 #[error("it is not written as in ssh:sealed:62201:seen:30:tcp/22")]
 pub struct DoorError;
 
-/// A name of a key or a door, if the text can be one: 1 to 64 letters, digits, `_`, `.`
-/// and `-`, the first of them no `.` or `-`.
-pub fn key_name(text: &str) -> Option<&str> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    let fits = (1..=64).contains(&text.len()) && text.chars().all(legal);
-    (fits && !text.starts_with(['.', '-'])).then_some(text)
-}
-
-/// A door's name as a config takes it.
-fn door_name(text: &str) -> Option<String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    ((1..=64).contains(&text.len()) && text.chars().all(legal)).then(|| text.to_owned())
-}
-
 impl fmt::Display for KeyDoor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, method, open_for, opens } = self;
@@ -149,7 +136,7 @@ impl FromStr for KeyDoor {
                 _ => return None,
             };
             let door = Self {
-                name: door_name(fields[0])?,
+                name: door_name(fields[0])?.to_owned(),
                 method,
                 open_for: Duration::from_secs(open_for.parse().ok().filter(|&time| time > 0)?),
                 opens: opens.split(',').map(service).collect::<Option<_>>()?,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Key, KeyId, RecordError, key_name};
+use super::{KEY_NAME_FORM, Key, KeyFileError, KeyId, key_name};
 
 /// Where keys are.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub enum FolderError {
         path: PathBuf,
     },
     /// Its name cannot be that of a key.
-    #[error("{} cannot be the name of a key: use 1 to 64 letters, digits, `_`, `.` and `-`", path.display())]
+    #[error("{} cannot be the name of a key: use {KEY_NAME_FORM}", path.display())]
     Name {
         /// The path.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum FolderError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        why: RecordError,
+        why: KeyFileError,
     },
     /// Two files hold the same key.
     #[error("{} holds the same key as {}: remove one of them", path.display(), other.display())]

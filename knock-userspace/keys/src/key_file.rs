@@ -41,7 +41,7 @@ pub struct KeyVersion {
 
 /// Why text is no key file. None of these shows any of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
+pub enum KeyFileError {
     /// It is not of the right form.
     #[error("line {0} is not what a key file has there")]
     Form(usize),
@@ -206,42 +206,42 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// See [`RecordError`].
-    pub fn parse(name: &str, text: &str) -> Result<Self, RecordError> {
+    /// See [`KeyFileError`].
+    pub fn parse(name: &str, text: &str) -> Result<Self, KeyFileError> {
         // What the reader says may quote the file, so only the place is passed on.
         let raw: RawKey = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
-            RecordError::Form(text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1)
+            KeyFileError::Form(text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1)
         })?;
         if raw.version != Self::VERSION {
-            return Err(RecordError::Version(raw.version));
+            return Err(KeyFileError::Version(raw.version));
         }
         let doors: Option<Vec<KeyDoor>> = raw.doors.iter().map(|door| door.parse().ok()).collect();
         let doors = doors.filter(|doors| !doors.is_empty());
         let longest = raw.longest.map(|text| {
             let parsed = humantime::parse_duration(&text).ok();
-            parsed.filter(|longest| !longest.is_zero()).ok_or(RecordError::Value("longest"))
+            parsed.filter(|longest| !longest.is_zero()).ok_or(KeyFileError::Value("longest"))
         });
         if raw.key.until.is_some() {
-            return Err(RecordError::Value("until"));
+            return Err(KeyFileError::Value("until"));
         }
         let host = raw.host.unwrap_or_default();
         Ok(Self {
             name: name.to_owned(),
-            host: host_name(&host).ok_or(RecordError::Value("host"))?.to_owned(),
-            made: time_from_text(&raw.made).ok_or(RecordError::Value("made"))?,
+            host: host_name(&host).ok_or(KeyFileError::Value("host"))?.to_owned(),
+            made: time_from_text(&raw.made).ok_or(KeyFileError::Value("made"))?,
             expires: match raw.expires {
                 None => None,
-                Some(text) => Some(time_from_text(&text).ok_or(RecordError::Value("expires"))?),
+                Some(text) => Some(time_from_text(&text).ok_or(KeyFileError::Value("expires"))?),
             },
             longest: longest.transpose()?,
-            doors: doors.ok_or(RecordError::Value("doors"))?,
+            doors: doors.ok_or(KeyFileError::Value("doors"))?,
             current: raw.key.read()?,
             previous: match raw.previous {
                 None => None,
                 Some(previous) => {
                     let until = previous.until.as_deref().and_then(time_from_text);
-                    Some((previous.read()?, until.ok_or(RecordError::Value("until"))?))
+                    Some((previous.read()?, until.ok_or(KeyFileError::Value("until"))?))
                 }
             },
         })
@@ -249,13 +249,13 @@ impl Key {
 }
 
 impl RawPart {
-    fn read(&self) -> Result<KeyVersion, RecordError> {
+    fn read(&self) -> Result<KeyVersion, KeyFileError> {
         let Self { id, secret, signing, exchange, server, until: _ } = self;
-        let id = KeyId::from_text(id).ok_or(RecordError::Value("id"))?;
+        let id = KeyId::from_text(id).ok_or(KeyFileError::Value("id"))?;
         let hidden = |text: &Zeroizing<String>, name| {
-            Secret::from_text(text).ok_or(RecordError::Value(name))
+            Secret::from_text(text).ok_or(KeyFileError::Value(name))
         };
-        let shown = |text: &String, name| bytes_from_text(text).ok_or(RecordError::Value(name));
+        let shown = |text: &String, name| bytes_from_text(text).ok_or(KeyFileError::Value(name));
         let verifier = match (secret, signing, exchange, server) {
             (Some(secret), None, None, None) => Verifier::Shared(hidden(secret, "secret")?),
             (None, Some(signing), Some(exchange), Some(server)) => Verifier::Public {
@@ -263,10 +263,10 @@ impl RawPart {
                 exchange: shown(exchange, "exchange")?,
                 server: hidden(server, "server")?,
             },
-            _ => return Err(RecordError::Value("secret")),
+            _ => return Err(KeyFileError::Value("secret")),
         };
         if super::Opener::new(&verifier).is_none() {
-            return Err(RecordError::Value("signing"));
+            return Err(KeyFileError::Value("signing"));
         }
         Ok(KeyVersion { id, verifier })
     }

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::secret::{bytes_from_text, bytes_to_text};
-use super::{Credential, KeyDoor, KeyId, Secret, key_name};
+use super::{Credential, KeyDoor, KeyId, Secret, host_name, key_name};
 
 /// What a device is given.
 #[derive(Clone, Debug)]
@@ -140,12 +140,6 @@ fn checksum(text: &str) -> String {
 
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-/// A host name, an address, or nothing.
-pub fn host_name(text: &str) -> Option<&str> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "_.-:[]%".contains(c);
-    (text.len() <= 255 && text.chars().all(legal)).then_some(text)
 }
 
 /// The parts of a line in their order.

@@ -191,11 +191,18 @@ fn sequences(doors: &[Door], live: &[LiveSequence]) -> Vec<CompiledSequence> {
     doors.iter().flat_map(orders).chain(rolling).collect()
 }
 
-/// Ports that are something else than steps of keys.
+/// Returns what cannot be a step of a key: what the host listens on, what a door opens, and what
+/// takes sealed knocks.
 pub fn taken(policy: &Policy, served: &Served) -> HashSet<Step> {
     let opened = policy.doors.iter().flat_map(|door| &door.opens);
     let opened = opened.map(|service| Step::new(service.protocol, service.port));
     opened.chain(served.listening.iter().copied()).chain(sealed(policy)).collect()
+}
+
+/// Returns the ports of [`taken`] of either protocol. A key leaves them out for all its steps,
+/// whether those are TCP or UDP.
+pub fn taken_ports(policy: &Policy, served: &Served) -> BTreeSet<u16> {
+    taken(policy, served).into_iter().map(|step| step.port).collect()
 }
 
 /// Ports that take sealed knocks.

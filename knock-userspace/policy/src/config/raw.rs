@@ -140,7 +140,7 @@ table! {
 }
 
 /// A TOML table whose keys are known.
-trait Table: Default {
+pub(super) trait Table: Default {
     const KEYS: &[&str];
 
     /// Reads the value of one of the keys.
@@ -193,7 +193,7 @@ impl Config {
     /// Reads the whole file.
     pub(super) fn read(table: DeTable<'_>, mistakes: &mut Mistakes) -> Self {
         let elsewhere = |key: &str| {
-            let is_of_door = <Door as Table>::KEYS.contains(&key);
+            let is_of_door = Door::KEYS.contains(&key);
             is_of_door.then(|| format!("`{key}` belongs to a door: write it below its [[door]]"))
         };
         Self::read_all(table, elsewhere, mistakes)
@@ -306,7 +306,7 @@ fn door(value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Spanned<
         return None;
     };
     let elsewhere = |key: &str| {
-        let is_of_config = <Config as Table>::KEYS.contains(&key);
+        let is_of_config = Config::KEYS.contains(&key);
         is_of_config.then(|| format!("`{key}` belongs above the first [[door]]"))
     };
     Some(Spanned::new(place, Door::read_all(table, elsewhere, mistakes)))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use knock_common::sequence::{Protocol, Step};
+use knock_keys::DOOR_NAME_FORM;
 
 /// What is wrong with a value, and what would be right.
 pub type Wrong = (String, String);
@@ -117,15 +118,10 @@ pub(super) fn folder(text: &str) -> Result<PathBuf, Wrong> {
 
 /// A door's name.
 pub(super) fn door_name(text: &str) -> Result<String, Wrong> {
-    const LONGEST: usize = 64;
-    let legal = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    if (1..=LONGEST).contains(&text.len()) && text.chars().all(legal) {
-        return Ok(text.to_owned());
-    }
-    Err((
-        format!("`{text}` cannot be the name of a door"),
-        format!("use 1 to {LONGEST} letters, digits, `_`, `.` and `-`"),
-    ))
+    let name = knock_keys::door_name(text).map(str::to_owned);
+    name.ok_or_else(|| {
+        (format!("`{text}` cannot be the name of a door"), format!("use {DOOR_NAME_FORM}"))
+    })
 }
 
 /// One of a few words.

@@ -14,6 +14,7 @@ use knock_keys::{
     time_to_text,
 };
 use knock_output::{OutputError, note, out};
+use knock_policy::compile::taken_ports;
 use knock_policy::{Door, Method, Policy};
 use knock_userspace::keyring::{ReplayStore, has_knocked, misfits};
 use knock_userspace::places::Places;
@@ -247,15 +248,7 @@ fn key_door(
 /// Returns the ports that cannot be steps: something listens on them, or a door uses them.
 fn used_ports(policy: &Policy) -> BTreeSet<u16> {
     // Without procfs, a step may hit a served port; the agent then leaves that slot out.
-    let listening = sockets::served().map(|served| served.listening).unwrap_or_default();
-    let mut used: BTreeSet<_> = listening.into_iter().map(|step| step.port).collect();
-    for door in &policy.doors {
-        used.extend(door.opens.iter().map(|service| service.port));
-        if let Method::Sealed { port, .. } = door.method {
-            used.insert(port);
-        }
-    }
-    used
+    taken_ports(policy, &sockets::served().unwrap_or_default())
 }
 
 /// Prints the line, alone on standard output, so that it can be piped to the device.
