@@ -1,4 +1,4 @@
-//! From doors to what the detector looks up: a class for every port and one trie. Pure.
+//! The compiler: from doors to a class for every port and one trie. Pure.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -13,30 +13,30 @@ use crate::policy::{Door, Method, Policy};
 use crate::scan;
 use crate::trie::{CompiledSequence, TooManyNodes, Trie};
 
-/// What the detector's maps hold.
+/// The contents of the detector's maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
     /// All sequences.
     pub trie: Trie,
-    /// One byte a port, see [`PortClass`].
+    /// One byte for each port, see [`PortClass`].
     pub classes: Box<[u8; PORTS]>,
     /// The longest `within` of any door, in ticks.
     pub longest: u32,
 }
 
-/// What the host itself uses, and so cannot be a decoy.
+/// The ports that the host itself uses, which cannot be decoys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// Ports that something listens on.
+    /// Ports with a listening socket.
     pub listening: HashSet<Step>,
-    /// Ports that the host itself sends from, so that answers come to them.
+    /// Ports that the host sends from, so that answers come to them.
     pub ephemeral: Option<RangeInclusive<u16>>,
 }
 
-/// A way to a door that is alive for a while.
+/// A sequence that a key opens a door with for a short time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveSequence {
-    /// What its event will name.
+    /// The identifier that its event will carry.
     pub id: DoorId,
     /// The steps in order.
     pub steps: Vec<Step>,
@@ -105,7 +105,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The problems, one a line. A long list ends with how many there are in all.
+/// Writes one problem a line. A long list ends with the number of all problems.
 fn lines(problems: &[Problem]) -> String {
     const MOST: usize = 20;
     let mut lines: Vec<_> = problems.iter().take(MOST).map(ToString::to_string).collect();
@@ -124,11 +124,11 @@ pub fn compile(policy: &Policy, served: &Served, seed: [u8; 32]) -> Result<Compi
     compile_onto(&Trie::default(), policy, &[], served, seed)
 }
 
-/// Compiles all doors of `policy` for a detector that has `trie`: doors that stay keep
-/// their nodes, and with them the progress of who knocks on them. `live` are those that keys
-/// open at the moment.
+/// Compiles all doors of `policy` for a detector that has `trie`: doors that stay keep their
+/// nodes, and sources that knock on them keep their progress. `live` are the sequences of keys at
+/// the moment.
 ///
-/// `seed` chooses the decoys; who knows it knows where not to scan.
+/// `seed` chooses the decoys. It is a secret: a scanner that knows it can avoid them.
 ///
 /// # Errors
 ///
@@ -140,8 +140,8 @@ pub fn compile_onto(
     served: &Served,
     seed: [u8; 32],
 ) -> Result<Compiled, CompileError> {
-    // Sequences of keys take the place of decoys, other ones every half minute. What the owner
-    // wrote down must not be refused in some of them.
+    // Sequences of keys take the place of decoys, and change every half minute. A door of the
+    // config must not be refused in some half minutes only, so it is judged without them.
     let lasting = classes(policy, &[], served, seed);
     let mut problems = scannable(policy, &lasting);
     let trie = match trie.rebuilt(&sequences(&policy.doors, live)) {
@@ -160,7 +160,7 @@ pub fn compile_onto(
     Ok(Compiled { trie, classes, longest: longest.unwrap_or(0) })
 }
 
-/// The doors that a port scan would open.
+/// Returns one problem for each door that a port scan would open.
 fn scannable(policy: &Policy, classes: &[u8; PORTS]) -> Vec<Problem> {
     let opened = policy.doors.iter().enumerate().filter_map(|(index, door)| {
         let (order, decoys) = scan::opens(door, classes, policy.strays)?;
@@ -177,18 +177,18 @@ impl Problem {
     }
 }
 
-/// Every way to every door.
+/// Returns every sequence that opens a door.
 fn sequences(doors: &[Door], live: &[LiveSequence]) -> Vec<CompiledSequence> {
     let orders = |door: &Door| {
         let (id, within) = (door.id(), Ticks::from_duration(door.within));
         door.orders().into_iter().map(move |steps| CompiledSequence { door: id, within, steps })
     };
-    let rolling = live.iter().map(|LiveSequence { id, steps, within }| CompiledSequence {
+    let live = live.iter().map(|LiveSequence { id, steps, within }| CompiledSequence {
         door: *id,
         within: Ticks::from_duration(*within),
         steps: steps.clone(),
     });
-    doors.iter().flat_map(orders).chain(rolling).collect()
+    doors.iter().flat_map(orders).chain(live).collect()
 }
 
 /// Returns what cannot be a step of a key: what the host listens on, what a door opens, and what
@@ -205,7 +205,7 @@ pub fn taken_ports(policy: &Policy, served: &Served) -> BTreeSet<u16> {
     taken(policy, served).into_iter().map(|step| step.port).collect()
 }
 
-/// Ports that take sealed knocks.
+/// Returns the ports that take sealed knocks.
 fn sealed(policy: &Policy) -> impl Iterator<Item = Step> {
     policy.doors.iter().filter_map(|door| match door.method {
         Method::Sealed { port, .. } => Some(Step::new(Protocol::Udp, port)),
@@ -213,7 +213,7 @@ fn sealed(policy: &Policy) -> impl Iterator<Item = Step> {
     })
 }
 
-/// The class of every port, for both protocols.
+/// Returns the class of every port, for both protocols.
 fn classes(
     policy: &Policy,
     live: &[LiveSequence],
@@ -227,7 +227,7 @@ fn classes(
     };
     let mut steps = BTreeSet::new();
     let orders = policy.doors.iter().flat_map(Door::orders);
-    for order in orders.chain(live.iter().map(|way| way.steps.clone())) {
+    for order in orders.chain(live.iter().map(|sequence| sequence.steps.clone())) {
         for (index, &step) in order.iter().enumerate() {
             add(step, if index == 0 { PortClass::FIRST } else { PortClass::LATER });
             steps.insert(step);
@@ -257,7 +257,7 @@ fn classes(
     classes
 }
 
-/// The ports that a scan in order meets around each step, for both protocols.
+/// Returns the ports around each step, for both protocols. A scan in order meets them.
 fn neighbours(steps: &BTreeSet<Step>) -> impl Iterator<Item = Step> {
     const REACH: i32 = 2;
     steps.iter().flat_map(|step| {
@@ -268,8 +268,8 @@ fn neighbours(steps: &BTreeSet<Step>) -> impl Iterator<Item = Step> {
     })
 }
 
-/// `percent` of all ports, chosen by `seed`. UDP ports that the host sends from are
-/// left out: an answer from a peer is not a knock, but would count as one.
+/// Returns `percent` of all ports, chosen by `seed`, without the UDP ports that the host sends
+/// from. An answer from a peer to one of those would count as a stray.
 fn random(percent: u8, served: &Served, seed: [u8; 32]) -> impl Iterator<Item = Step> {
     let mut rng = StdRng::from_seed(seed);
     let ephemeral = served.ephemeral.clone();
@@ -282,8 +282,8 @@ fn random(percent: u8, served: &Served, seed: [u8; 32]) -> impl Iterator<Item = 
         })
 }
 
-/// A sequence that nobody can guess: `length` different ports between 1024 and 32767,
-/// neighbours of none of the others, alternating between TCP and UDP at random.
+/// Draws a sequence that is hard to guess: `length` different ports between 1024 and 32767, each
+/// at least 8 apart from the others, with TCP or UDP at random.
 pub fn draw_sequence(rng: &mut impl Rng, length: usize) -> Vec<Step> {
     const APART: u16 = 8;
     let mut steps: Vec<Step> = Vec::with_capacity(length);

@@ -1,9 +1,9 @@
-//! The policy: what the config says, checked, and what the detector makes of it.
+//! The policy: the checked config, and its form for the detector.
 //!
 //! [`config`] turns a TOML file into a [`Policy`]. [`compile`] turns a policy into port classes and
 //! one [`trie`] of all sequences, and refuses sequences that a [`scan`] would open. [`lockout`]
-//! tells whether enforcing a policy would close the caller's own SSH session. Everything is pure
-//! but for [`config::load`], which reads a file.
+//! finds out whether enforcing a policy would close the caller's own SSH session. Everything is
+//! pure except [`config::load`] and [`config::Draft::load`], which read a file.
 #![forbid(unsafe_code)]
 
 pub mod compile;

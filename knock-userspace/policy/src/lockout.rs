@@ -1,4 +1,4 @@
-//! Whether enforcing would lock out the very person who asks for it. Pure.
+//! The check that enforcing does not lock out the user who asks for it. Pure.
 
 use std::net::IpAddr;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{Grant, Policy, Service};
 
-/// The SSH session that somebody works in.
+/// The SSH session in which a command was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// Where it comes from.
+    /// The address that it comes from.
     pub client: IpAddr,
     /// The port of this host that it came to.
     pub port: u16,
 }
 
 impl Session {
-    /// From what sshd writes into `SSH_CONNECTION`: client address and port, server address
-    /// and port (ssh(1)).
+    /// Reads the value of `SSH_CONNECTION`, in which sshd writes client address and port, server
+    /// address and port (ssh(1)).
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
-        // A link-local address has its interface behind it.
+        // A link-local address is followed by its interface.
         let client = words.next()?.split('%').next()?;
         let client: IpAddr = client.parse().ok()?;
         let (_client_port, _server) = (words.next()?, words.next()?);
@@ -29,19 +29,19 @@ impl Session {
         Some(Self { client: client.to_canonical(), port })
     }
 
-    /// What the guard would have to let through.
+    /// Returns the grant that would let the session through the guard.
     pub const fn grant(&self) -> Grant {
         Grant { source: self.client, service: Service::new(Protocol::Tcp, self.port) }
     }
 }
 
-/// He would not get in again.
+/// Enforcing would close the caller's own SSH port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this would lock you out: you are connected from {client} to {service}, which would be closed to \
-     you. Put {client} into `always_allow`; or, while an agent observes, open it first \
-     (`xknockd open {door} {client} --for 1h`) or see how it goes with `xknockd try 2m`; `--force` \
-     does it even so"
+    "this would lock you out: you are connected from {client} to {service}, which would be closed \
+     to you. Put {client} into `always_allow`. Or, while an agent observes, open the door first \
+     (`xknockd open {door} {client} --for 1h`) or try it for a while (`xknockd try 2m`). `--force` \
+     skips this check"
 )]
 pub struct LockedOut {
     client: IpAddr,
@@ -49,12 +49,12 @@ pub struct LockedOut {
     door: String,
 }
 
-/// Whether somebody in `session` could come back if `policy` were enforced. `granted` tells
-/// whether a grant is running.
+/// Checks that the user in `session` could connect again if `policy` were enforced. `granted`
+/// returns whether a grant is running.
 ///
 /// # Errors
 ///
-/// If he could not.
+/// If they could not.
 pub fn check(
     policy: &Policy,
     session: Option<&Session>,

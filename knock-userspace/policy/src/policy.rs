@@ -1,4 +1,4 @@
-//! What the owner of a host wants: doors, and who is guarded how. Pure data.
+//! The policy of a host: its doors, and how it is guarded. Pure data.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,31 +10,32 @@ use ipnet::IpNet;
 use knock_common::sequence::{DoorId, Protocol, Step};
 use knock_keys::{Addresses, WINDOW};
 
-/// Everything the agent acts on, checked and complete.
+/// Everything that the agent acts on, checked and complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Names of the interfaces whose packets are looked at and guarded; one that ends with
-    /// `*` stands for all that begin so. They need not be there yet.
+    /// Names of the interfaces that are watched and guarded. A name that ends with `*` stands for
+    /// all that begin so. The interfaces need not exist yet.
     pub interfaces: Vec<String>,
-    /// Whether the guard drops.
+    /// Whether the guard drops what has no grant.
     pub mode: Mode,
-    /// How packets of running connections are told from new ones.
+    /// How the guard recognizes packets of running connections.
     pub connections: Connections,
     /// How the detector is attached to the interfaces.
     pub attach: Attach,
     /// What happens to packets that matched a step.
     pub knocks: Knocks,
-    /// Sources that never need a grant.
+    /// The sources that never need a grant.
     pub always_allow: Vec<IpNet>,
-    /// Decoys that a source with progress may hit.
+    /// The number of decoys that a source with progress may hit.
     pub strays: u8,
-    /// Share of unused ports that are decoys, in percent.
+    /// The share of unused ports that are decoys, in percent.
     pub decoys: u8,
-    /// Sources with progress past their first step that are remembered.
+    /// The number of sources with progress past their first step that are remembered.
     pub max_sources: u32,
-    /// Grants that one source may hold at once.
+    /// The number of grants that one source may hold at once.
     pub max_grants: u32,
-    /// How old a completed knock may be that nobody has read because the agent was away.
+    /// The greatest age of a completed knock that still opens its door. A knock ages while no agent
+    /// runs.
     pub late_grants: Duration,
     /// The folder of key files.
     pub keys: PathBuf,
@@ -45,7 +46,7 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// What a config that says nothing means.
+    /// The policy of an empty config.
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
@@ -67,7 +68,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The door with this name.
+    /// Returns the door with this name.
     pub fn door(&self, name: &str) -> Option<&Door> {
         self.doors.iter().find(|door| door.name == name)
     }
@@ -86,12 +87,12 @@ impl Policy {
         })
     }
 
-    /// Whether the interface called `name` is one of those to be watched.
+    /// Whether the interface called `name` is to be watched.
     pub fn watches(&self, name: &str) -> bool {
         self.interfaces.iter().any(|pattern| matches(pattern, name))
     }
 
-    /// The names and patterns that none of the interfaces called `present` fits.
+    /// Returns the names and patterns that fit none of the interfaces called `present`.
     pub fn awaited<'a>(&'a self, present: &[&str]) -> Vec<&'a str> {
         let patterns = self.interfaces.iter().map(String::as_str);
         patterns.filter(|pattern| !present.iter().any(|name| matches(pattern, name))).collect()
@@ -113,18 +114,18 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// A named set of services, how one knocks for it, and how long it stays open.
+/// A named set of services, with the method of knocking and the time that it stays open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Door {
-    /// Unique name.
+    /// The unique name.
     pub name: String,
-    /// What it opens; never empty.
+    /// The services that it opens, at least one.
     pub opens: Vec<Service>,
     /// How one knocks.
     pub method: Method,
-    /// The steps of [`Method::Sequence`], two or more; none of other methods.
+    /// The steps of [`Method::Sequence`], two or more. Empty for other methods.
     pub sequence: Vec<Step>,
-    /// Longest time from the first step to the last.
+    /// The longest time from the first step to the last.
     pub within: Duration,
     /// How long a grant lasts.
     pub open_for: Duration,
@@ -132,12 +133,12 @@ pub struct Door {
     pub cut: bool,
     /// Whether two adjacent steps may arrive in the other order.
     pub reorder: bool,
-    /// Grants that all sources together may hold of this door at once.
+    /// The number of grants that all sources together may hold of this door at once.
     pub max_grants: u32,
 }
 
 impl Door {
-    /// A door with the defaults of a config.
+    /// Makes a door with the defaults of a config.
     pub fn new(name: impl Into<String>, opens: Vec<Service>, sequence: Vec<Step>) -> Self {
         Self {
             name: name.into(),
@@ -152,14 +153,14 @@ impl Door {
         }
     }
 
-    /// What events call it.
+    /// Returns the identifier that events carry.
     pub fn id(&self) -> DoorId {
         DoorId::of(&self.name)
     }
 
-    /// Every order in which the steps open the door, as they were configured first. With
-    /// `reorder`, two steps sent one after the other may have overtaken each other once,
-    /// unless a step would then come twice in a row, like a retransmission.
+    /// Returns every order in which the steps open the door, the configured one first. With
+    /// `reorder`, two steps sent one after the other may overtake each other once, unless a step
+    /// would then come twice in a row, like a retransmission.
     pub fn orders(&self) -> Vec<Vec<Step>> {
         if self.sequence.is_empty() {
             return Vec::new();
@@ -181,34 +182,33 @@ impl Door {
 /// How one knocks on a door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// With the same steps each time, by whoever knows them.
+    /// With the same steps each time.
     Sequence,
     /// With steps that change, made from a key.
     Rolling {
-        /// Where steps may be. Ports that the host serves when a key is made are left out.
+        /// The range of steps. A key leaves out the ports that the host serves when it is made.
         ports: RangeInclusive<u16>,
-        /// How many steps.
+        /// The number of steps.
         steps: u8,
-        /// Whether they are TCP or UDP at random, and not all UDP.
+        /// Whether steps are TCP or UDP at random, instead of all UDP.
         mixed: bool,
     },
     /// With one packet, made with a key.
     Sealed {
-        /// The UDP port that takes it.
+        /// The UDP port that takes the packet.
         port: u16,
-        /// Whom it may open for.
+        /// The addresses that it may open for.
         addresses: Addresses,
     },
 }
 
 impl Method {
-    /// The port of sealed knocks unless the config says otherwise.
+    /// The default port of sealed knocks.
     pub const SEALED_PORT: u16 = 62_201;
-    /// Where steps of rolling sequences are unless the config says otherwise: below the
-    /// ports that Linux sends from.
+    /// The default range of rolling steps, below the ports that Linux sends from.
     pub const ROLLING_PORTS: RangeInclusive<u16> = 20_000..=32_767;
 
-    /// As written in a config.
+    /// Returns the name that a config uses.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Sequence => "sequence",
@@ -218,53 +218,53 @@ impl Method {
     }
 }
 
-/// Protocol and port that a door opens.
+/// A protocol and port that a door opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Service {
-    /// Transport protocol.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// Port as the outside sees it, before any destination NAT.
+    /// The port as the outside sees it, before any destination NAT.
     pub port: u16,
 }
 
-/// One source, one service: who may reach what.
+/// The right of one source to reach one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Grant {
-    /// The address it is for.
+    /// The address that it is for.
     pub source: IpAddr,
-    /// The service it opens.
+    /// The service that it opens.
     pub service: Service,
 }
 
 /// Whether the guard drops what has no grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Counts what it would have dropped.
+    /// The guard counts what it would have dropped.
     #[default]
     Observe,
-    /// Drops it.
+    /// The guard drops it.
     Enforce,
 }
 
-/// How packets of running connections are told from new ones.
+/// How the guard recognizes packets of running connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Connections {
-    /// Connection tracking where the host already uses it, else stateless.
+    /// By connection tracking where the host already uses it, else stateless.
     #[default]
     Auto,
-    /// By TCP flags alone; every UDP packet needs a grant.
+    /// By TCP flags alone. Every UDP packet needs a grant.
     Stateless,
     /// By connection tracking.
     Conntrack,
 }
 
-/// How the detector is attached.
+/// How the detector is attached to interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attach {
-    /// In the driver; in the network stack if the driver refuses.
+    /// In the driver, or in the network stack if the driver refuses.
     #[default]
     Auto,
-    /// In the driver or not at all.
+    /// In the driver, or not at all.
     Native,
     /// In the network stack.
     Generic,
@@ -273,7 +273,7 @@ pub enum Attach {
 /// What happens to packets that matched a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Knocks {
-    /// They go on, so a knock port answers as any closed port does.
+    /// They go on, so that a knock port answers as any closed port does.
     #[default]
     Pass,
     /// They are dropped.
@@ -281,7 +281,7 @@ pub enum Knocks {
 }
 
 impl Service {
-    /// A service from its two parts.
+    /// Makes a service from its two parts.
     pub const fn new(protocol: Protocol, port: u16) -> Self {
         Self { protocol, port }
     }

@@ -1,4 +1,4 @@
-//! Whether a port scan in some order would open a door by accident. Pure.
+//! Port scans that would open a door by accident. Pure.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ impl Order {
             .flat_map(|protocols| [false, true].map(|descending| Self { descending, protocols }))
     }
 
-    /// When the scan touches `step`, counted from 0.
+    /// Returns how many steps the scan touches before `step`.
     fn position(self, step: Step) -> usize {
         let port = usize::from(step.port);
         let port = if self.descending { PORTS - 1 - port } else { port };
@@ -50,13 +50,15 @@ impl fmt::Display for Order {
     }
 }
 
-/// The first order in which a scan completes a sequence of `door`, and how many
-/// decoys it hits between the first step and the last; `None` if there is none.
+/// Returns the first order in which a scan completes a sequence of `door`, with the number of
+/// decoys that it hits between the first step and the last. Returns `None` if there is no such
+/// order.
 ///
 /// Steps of other doors, which would end the scan's progress too, are not counted.
 pub fn opens(door: &Door, classes: &[u8; PORTS], strays: u8) -> Option<(Order, usize)> {
     let sequences = door.orders();
-    let pairs = sequences.iter().flat_map(|sequence| Order::all().map(move |o| (sequence, o)));
+    let pairs =
+        sequences.iter().flat_map(|sequence| Order::all().map(move |order| (sequence, order)));
     pairs.into_iter().find_map(|(sequence, order)| {
         if !sequence.is_sorted_by(|a, b| order.position(*a) < order.position(*b)) {
             return None;
@@ -78,7 +80,7 @@ pub fn opens(door: &Door, classes: &[u8; PORTS], strays: u8) -> Option<(Order, u
     })
 }
 
-/// Every step that a scan can touch from `first` to `last`, and perhaps some more.
+/// Returns every step that a scan can touch from `first` to `last`, and perhaps some more.
 fn steps_between(first: Step, last: Step, order: Order) -> impl Iterator<Item = Step> {
     let (low, high) = match order.protocols {
         Protocols::OneAfterTheOther { .. } if first.protocol != last.protocol => (0, u16::MAX),

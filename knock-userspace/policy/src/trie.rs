@@ -1,20 +1,19 @@
-//! All sequences as one trie, and how the one in the kernel becomes another. Pure.
+//! The trie of all sequences, and the changes that turn the one in the kernel into another. Pure.
 //!
-//! Tracks name nodes. So a node that stays keeps its identifier, and an identifier that
-//! was freed is given to another node only after all others were: by then no track that
-//! could name it is alive.
+//! Tracks name nodes. So a node that stays keeps its identifier, and a freed identifier is given to
+//! another node only after all others were. By then no track that names it is alive.
 
 use std::collections::{HashMap, HashSet};
 
 use knock_common::sequence::{DoorId, Edge, NodeId, Step, Transition};
 
-/// What the detector looks up: each edge once.
+/// The edges that the detector looks up, each once.
 pub type Edges = HashMap<Edge, Transition>;
 
-/// One way to a door.
+/// One sequence that opens a door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompiledSequence {
-    /// Where it leads.
+    /// The door that it opens.
     pub door: DoorId,
     /// Longest time from the first step to the last, in ticks.
     pub within: u32,
@@ -22,10 +21,10 @@ pub struct CompiledSequence {
     pub steps: Vec<Step>,
 }
 
-/// The trie below its first level, which is computed and not stored.
+/// The trie without its first level, which is computed and not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trie {
-    /// Its edges.
+    /// All edges below the first level.
     pub edges: Edges,
     /// The identifier that the next new node gets, if it is free.
     next: NodeId,
@@ -45,81 +44,81 @@ pub struct TooManyNodes {
     pub door: DoorId,
 }
 
-/// What turns one trie into another, in three steps so that no knock under way on a door
-/// that stays meets a missing edge.
+/// The changes that turn one trie into another. They are made in three steps, so that a knock
+/// under way on a door that stays never meets a missing edge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// First these are added.
+    /// The edges to add first.
     pub insert: Vec<(Edge, Transition)>,
-    /// Then these get another value.
+    /// The edges that get another value after that.
     pub replace: Vec<(Edge, Transition)>,
-    /// And at last these go.
+    /// The edges to remove at last.
     pub delete: Vec<Edge>,
 }
 
 impl Trie {
-    /// A trie as it was read back: its edges, and the identifier that was to come next.
+    /// Makes a trie from the edges that were read back and the identifier that was to come next.
     pub const fn restored(edges: Edges, next: NodeId) -> Self {
         Self { edges, next }
     }
 
-    /// The identifier that the next new node gets, if it is free.
+    /// Returns the identifier that the next new node gets, if it is free.
     pub const fn next(&self) -> NodeId {
         self.next
     }
 
-    /// The trie of `sequences`. Nodes that this trie has already keep their identifiers.
+    /// Returns the trie of `sequences`. Nodes that this trie has already keep their identifiers.
     ///
     /// # Errors
     ///
     /// If there are too many nodes.
     pub fn rebuilt(&self, sequences: &[CompiledSequence]) -> Result<Self, TooManyNodes> {
         let mut nodes = Nodes { old: &self.edges, used: self.used(), next: self.next };
-        // Of each edge between two nodes: where it leads, and the longest time of any door
-        // behind it. Doors that share a beginning share its edges; the last edge of each
-        // decides by its own time.
+        // Each edge between two nodes, with the node that it leads to and the longest time of any
+        // door behind it. Doors with a common beginning share its edges. The last edge of each
+        // door decides by the door's own time.
         let mut middle: HashMap<Edge, (NodeId, u32)> = HashMap::new();
         let mut edges = Edges::new();
-        let mut ways = Vec::with_capacity(sequences.len());
-        for path in sequences {
-            let Some((&first, rest)) = path.steps.split_first() else { continue };
+        let mut paths = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            let Some((&first, rest)) = sequence.steps.split_first() else { continue };
             let Some((&last, between)) = rest.split_last() else { continue };
             let mut node = NodeId::first(first);
-            let mut way = Vec::with_capacity(between.len());
+            let mut path = Vec::with_capacity(between.len());
             for &step in between {
                 let edge = Edge::new(node, step);
                 let (next, within) = match middle.get(&edge) {
-                    Some(&(next, within)) => (next, within.max(path.within)),
+                    Some(&(next, within)) => (next, within.max(sequence.within)),
                     None => {
                         let next = nodes.after(node, edge);
-                        (next.ok_or(TooManyNodes { door: path.door })?, path.within)
+                        (next.ok_or(TooManyNodes { door: sequence.door })?, sequence.within)
                     }
                 };
                 middle.insert(edge, (next, within));
                 node = next;
-                way.push((node, step));
+                path.push((node, step));
             }
-            edges.insert(Edge::new(node, last), Transition::accept(path.door, path.within));
-            ways.push(way);
+            edges.insert(Edge::new(node, last), Transition::accept(sequence.door, sequence.within));
+            paths.push(path);
         }
         for (edge, (next, within)) in middle {
             edges.insert(edge, Transition::advance(next, within));
         }
         let next = nodes.next;
-        add_retransmissions(&mut edges, sequences, &ways);
+        add_retransmissions(&mut edges, sequences, &paths);
         Ok(Self { edges, next })
     }
 
-    /// Every identifier that an edge names.
+    /// Returns every identifier that an edge names.
     fn used(&self) -> HashSet<NodeId> {
-        let ends = self.edges.iter().flat_map(|(edge, transition)| {
+        let nodes = self.edges.iter().flat_map(|(edge, transition)| {
             let node = NodeId(edge.node);
             [Some(node), transition.next(node)]
         });
-        ends.flatten().collect()
+        nodes.flatten().collect()
     }
 
-    /// What turns this trie into `new`.
+    /// Returns the changes that turn this trie into `new`.
     pub fn change_to(&self, new: &Self) -> Change {
         let mut change = Change::default();
         for (&edge, &transition) in &new.edges {
@@ -135,7 +134,7 @@ impl Trie {
     }
 }
 
-/// Where identifiers of nodes come from.
+/// The source of identifiers for nodes.
 struct Nodes<'a> {
     old: &'a Edges,
     used: HashSet<NodeId>,
@@ -143,8 +142,8 @@ struct Nodes<'a> {
 }
 
 impl Nodes<'_> {
-    /// The node behind `edge`, which leaves `node`: the one that the old trie has there, or
-    /// a new one; `None` if all are in use.
+    /// Returns the node behind `edge`, which leaves `node`: the one that the old trie has there, or
+    /// a new one. Returns `None` if all identifiers are in use.
     fn after(&mut self, node: NodeId, edge: Edge) -> Option<NodeId> {
         if let Some(known) = self.old.get(&edge).and_then(|transition| transition.next(node)) {
             return Some(known);
@@ -164,19 +163,19 @@ impl Nodes<'_> {
     }
 }
 
-/// A step already taken may come again, even late. It then leads to where the track is.
-/// First steps need no such edge: they begin anew wherever they come. A way is the node
-/// behind each step but the last, with that step.
+/// Adds an edge for each step that may come again after it was taken, even late. The edge leads
+/// to the node where the track is. First steps need none, because they begin a new track wherever
+/// they come. A path has the steps between the first and the last, each with the node behind it.
 fn add_retransmissions(
     edges: &mut Edges,
     sequences: &[CompiledSequence],
-    ways: &[Vec<(NodeId, Step)>],
+    paths: &[Vec<(NodeId, Step)>],
 ) {
     let firsts: HashSet<Step> =
-        sequences.iter().filter_map(|path| path.steps.first().copied()).collect();
-    for way in ways {
-        for (taken, &(node, _)) in way.iter().enumerate() {
-            for &(_, step) in &way[..=taken] {
+        sequences.iter().filter_map(|sequence| sequence.steps.first().copied()).collect();
+    for path in paths {
+        for (taken, &(node, _)) in path.iter().enumerate() {
+            for &(_, step) in &path[..=taken] {
                 if !firsts.contains(&step) {
                     edges.entry(Edge::new(node, step)).or_insert(Transition::stay(node));
                 }
@@ -192,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    fn path(name: &str, ports: &[u16]) -> CompiledSequence {
+    fn sequence(name: &str, ports: &[u16]) -> CompiledSequence {
         let step = |&port| Step::new(Protocol::Tcp, port);
         CompiledSequence {
             door: DoorId::of(name),
@@ -203,7 +202,7 @@ mod tests {
 
     /// The node that `steps` lead to.
     fn node(trie: &Trie, ports: &[u16]) -> Option<NodeId> {
-        let steps = path("", ports).steps;
+        let steps = sequence("", ports).steps;
         steps[1..].iter().try_fold(NodeId::first(steps[0]), |node, &step| {
             trie.edges.get(&Edge::new(node, step))?.next(node)
         })
@@ -211,8 +210,8 @@ mod tests {
 
     #[test]
     fn a_door_that_stays_keeps_its_nodes() {
-        let (ssh, web) = (path("ssh", &[1, 2, 3, 4]), path("web", &[1, 2, 5, 6]));
-        let before = Trie::default().rebuilt(&[path("vpn", &[7, 8, 9]), ssh.clone()]).unwrap();
+        let (ssh, web) = (sequence("ssh", &[1, 2, 3, 4]), sequence("web", &[1, 2, 5, 6]));
+        let before = Trie::default().rebuilt(&[sequence("vpn", &[7, 8, 9]), ssh.clone()]).unwrap();
         let after = before.rebuilt(&[web, ssh]).unwrap();
         for beginning in [&[1, 2][..], &[1, 2, 3]] {
             assert!(node(&after, beginning).is_some());
@@ -226,17 +225,18 @@ mod tests {
 
     #[test]
     fn a_freed_identifier_is_not_given_away_at_once() {
-        let first = Trie::default().rebuilt(&[path("ssh", &[1, 2, 3])]).unwrap();
+        let first = Trie::default().rebuilt(&[sequence("ssh", &[1, 2, 3])]).unwrap();
         let none = first.rebuilt(&[]).unwrap();
-        let again = none.rebuilt(&[path("ssh", &[1, 2, 3])]).unwrap();
+        let again = none.rebuilt(&[sequence("ssh", &[1, 2, 3])]).unwrap();
         assert_ne!(node(&first, &[1, 2]), node(&again, &[1, 2]));
     }
 
     #[test]
     fn identifiers_begin_anew_at_the_end_and_leave_out_those_in_use() {
-        let first = Trie::default().rebuilt(&[path("ssh", &[1, 2, 3])]).unwrap();
+        let first = Trie::default().rebuilt(&[sequence("ssh", &[1, 2, 3])]).unwrap();
         let full = Trie::restored(first.edges, NodeId::MAX);
-        let sequences = [path("ssh", &[1, 2, 3]), path("a", &[4, 5, 6]), path("b", &[7, 8, 9])];
+        let sequences =
+            [sequence("ssh", &[1, 2, 3]), sequence("a", &[4, 5, 6]), sequence("b", &[7, 8, 9])];
         let after = full.rebuilt(&sequences).unwrap();
         assert_eq!(node(&after, &[1, 2]), Some(NodeId::DEEPER));
         assert_eq!(node(&after, &[4, 5]), Some(NodeId::MAX));
@@ -250,7 +250,7 @@ mod tests {
             after in prop::collection::vec(prop::collection::vec(1u16..6, 2..5), 0..6),
         ) {
             let sequences = |all: &[Vec<u16>]| -> Vec<_> {
-                all.iter().enumerate().map(|(n, ports)| path(&format!("{n}"), ports)).collect()
+                all.iter().enumerate().map(|(n, ports)| sequence(&format!("{n}"), ports)).collect()
             };
             let before = Trie::default().rebuilt(&sequences(&before)).unwrap();
             let after = before.rebuilt(&sequences(&after)).unwrap();
