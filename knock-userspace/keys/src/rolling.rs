@@ -55,7 +55,7 @@ pub struct Ports {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortsError {
     /// Not a range.
-    #[error("`{0}` is no range of ports: write 20000-32767, from 1 to 65535")]
+    #[error("`{0}` is not a range of ports: write 20000-32767, from 1 to 65535")]
     NoRange(String),
     /// Too few are left.
     #[error("{0} ports are too few for steps that nobody guesses: give {min} or more", min = Ports::FEWEST)]

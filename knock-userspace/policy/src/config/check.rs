@@ -1,4 +1,4 @@
-//! From the file as written to a policy, collecting every mistake on the way.
+//! From the file as it is written to a policy. Every mistake on the way is collected.
 
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -32,10 +32,10 @@ const ATTACH: [(&str, Attach); 3] =
     [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
 const KNOCKS: [(&str, Knocks); 2] = [("pass", Knocks::Pass), ("drop", Knocks::Drop)];
 
-/// A policy as far as it could be read, without its doors, and those.
+/// Returns the policy without its doors, and the doors, as far as they could be read.
 ///
-/// If there are mistakes, limits that could not be read stand where a scan has the least chance:
-/// what it opens even so, it opens with every limit that may have been meant.
+/// A value that could not be read is at its default. Only `strays` and `decoys` are then where a
+/// port scan has the least chance, so that no sequence is called scannable which is not.
 pub(super) fn policy(raw: raw::Config, mistakes: &mut Mistakes) -> (Policy, Vec<Placed>) {
     let raw::Config {
         interfaces,
@@ -84,7 +84,7 @@ pub(super) fn policy(raw: raw::Config, mistakes: &mut Mistakes) -> (Policy, Vec<
     (policy, placed)
 }
 
-/// The elements of a list that could be read.
+/// Returns the elements of a list that could be read.
 fn list<T>(
     written: Field<raw::Texts>,
     read: impl Fn(&str) -> Result<T, Wrong>,
@@ -110,7 +110,7 @@ fn placed(doors: Field<Vec<Spanned<raw::Door>>>, mistakes: &mut Mistakes) -> Vec
     (1..).zip(doors).map(|(number, raw)| door(number, raw, mistakes)).collect()
 }
 
-/// One door by itself, the `number`-th in the file.
+/// Reads the `number`-th door of the file, without a look at other doors.
 fn door(number: usize, raw: Spanned<raw::Door>, mistakes: &mut Mistakes) -> Placed {
     let header = raw.span();
     let raw::Door {
@@ -174,13 +174,13 @@ fn door(number: usize, raw: Spanned<raw::Door>, mistakes: &mut Mistakes) -> Plac
     }
 }
 
-/// The services that could be read.
+/// Returns the services that could be read.
 fn services(
     opens: Field<raw::Texts>,
     header: Range<usize>,
     mistakes: &mut Mistakes,
 ) -> Vec<Service> {
-    const HELP: &str = "name what it opens, as in `opens = [\"tcp/22\"]`";
+    const HELP: &str = "name the services that it opens, as in `opens = [\"tcp/22\"]`";
     let opens = match opens {
         Field::Given(opens) => opens,
         Field::Mistaken => return Vec::new(),

@@ -10,20 +10,20 @@ use crate::policy::{Door, Method};
 
 /// A door as far as it could be read, with the places of what may clash with other doors.
 ///
-/// A value that could not be read stands at its default there, except that a door without a
-/// readable name is called `#` and its number, which no config can call it.
+/// A value that could not be read is at its default. A door without a readable name is called `#`
+/// with its number, which is not a legal name and so differs from all others.
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) door: Door,
-    /// How mistakes name the door.
+    /// The name of the door in mistakes.
     pub(super) label: String,
-    /// Where the name is; `None` if it could not be read.
+    /// The place of the name, or `None` if the name could not be read.
     pub(super) name: Option<Range<usize>>,
-    /// Where the sequence or the port for sealed knocks is; where the door is if it has neither.
+    /// The place of the sequence or the sealed port, or of the door if it has neither.
     pub(super) knock: Range<usize>,
-    /// Where each step is.
+    /// The place of each step.
     pub(super) steps: Vec<Range<usize>>,
-    /// Whether the sequence is the one that was meant, so that it can be judged as a whole.
+    /// Whether the door has a sequence without mistakes, which can be judged as a whole.
     pub(super) whole: bool,
 }
 
@@ -51,11 +51,12 @@ pub(super) fn find(doors: &[Placed], mistakes: &mut Mistakes) {
         steps(placed, &guarded, &sealed, mistakes);
     }
     for index in 0..doors.len() {
-        same_beginnings(doors, index, &sequences, mistakes);
+        completed_before(doors, index, &sequences, mistakes);
     }
 }
 
-/// Names, and their hashes by which the detector tells doors apart.
+/// Adds a mistake for each name that another door has, or whose hash another name has. The
+/// detector tells doors apart by the hash.
 fn names(doors: &[Placed], mistakes: &mut Mistakes) {
     let mut names = HashMap::new();
     let mut identifiers = HashMap::new();
@@ -82,7 +83,7 @@ fn names(doors: &[Placed], mistakes: &mut Mistakes) {
     }
 }
 
-/// A port for sealed knocks that a door opens.
+/// Adds a mistake if the port for sealed knocks is a service of a door.
 fn sealed_port(placed: &Placed, guarded: &HashMap<Step, &Placed>, mistakes: &mut Mistakes) {
     let Method::Sealed { port, .. } = placed.door.method else { return };
     let port = Step::new(Protocol::Udp, port);
@@ -93,7 +94,7 @@ fn sealed_port(placed: &Placed, guarded: &HashMap<Step, &Placed>, mistakes: &mut
     }
 }
 
-/// Steps that are something else too. Each is shown once.
+/// Adds a mistake for each step that is a service or a sealed port of a door.
 fn steps(
     placed: &Placed,
     guarded: &HashMap<Step, &Placed>,
@@ -118,9 +119,9 @@ fn steps(
     }
 }
 
-/// An order of a door that begins with, or is, a whole sequence of another door. Each other door
-/// is shown once. `sequences` has the first door of each sequence.
-fn same_beginnings(
+/// Adds a mistake for each other door whose whole sequence is, or begins, an order of the door at
+/// `index`. `sequences` has the first door of each sequence.
+fn completed_before(
     doors: &[Placed],
     index: usize,
     sequences: &HashMap<Vec<Step>, usize>,

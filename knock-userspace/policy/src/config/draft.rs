@@ -1,4 +1,4 @@
-//! A config as far as it could be read, with everything that is wrong with it.
+//! The state between a file and a policy: everything that could be read, and every mistake.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,20 +15,20 @@ use crate::policy::Policy;
 
 /// The largest config that is read, in bytes. Ten thousand doors take about 2 MB.
 const MAX_SIZE: u64 = 64 << 20;
-/// The largest text that is searched for more than its first mistake of TOML, in bytes. There may
-/// be one for every other byte, and each takes some 200 bytes of memory.
+/// The largest text in which more than the first syntax error is looked for, in bytes. Every other
+/// byte may be one, and each takes some 200 bytes of memory.
 const MAX_RECOVERED: usize = 256 << 10;
 
-/// A config as far as it could be read, with everything that is wrong with it.
+/// A config as far as it could be read, with all mistakes in it.
 #[derive(Debug)]
 pub struct Draft {
     file: String,
     text: String,
     policy: Policy,
-    /// Where the doors of the policy are, in the same order.
+    /// The doors of the policy in the same order, with their places.
     doors: Vec<Placed>,
     mistakes: Vec<Mistake>,
-    /// Whether it is TOML.
+    /// Whether the text is TOML.
     is_toml: bool,
 }
 
@@ -69,11 +69,11 @@ impl Draft {
         Self { file: name.to_owned(), text: text.to_owned(), policy, doors, mistakes, is_toml }
     }
 
-    /// The policy.
+    /// Returns the policy.
     ///
     /// # Errors
     ///
-    /// Every mistake that was found.
+    /// Every mistake that was found without compiling.
     pub fn into_policy(self) -> Result<Policy, ConfigError> {
         if self.mistakes.is_empty() {
             return Ok(self.policy);
@@ -81,11 +81,12 @@ impl Draft {
         Err(ConfigError::mistakes(&self.file, &self.text, self.mistakes))
     }
 
-    /// The policy and what [`compile`] makes of it.
+    /// Returns the policy together with its compiled form.
     ///
     /// # Errors
     ///
-    /// Every mistake that was found, and why those doors that could be read cannot be compiled.
+    /// Every mistake that was found, and every reason why the doors that could be read cannot be
+    /// compiled.
     pub fn compile(
         mut self,
         served: &Served,
@@ -107,13 +108,13 @@ impl Draft {
     }
 }
 
-/// The mistake at a door's sequence, or `None` if the sequence is not the one that was meant.
+/// Returns a mistake at the sequence of the door, or `None` if the sequence has mistakes of its own.
 fn problem_at(doors: &[Placed], problem: &Problem) -> Option<Mistake> {
     let placed = doors.get(problem.door?).filter(|placed| placed.whole)?;
     Some(Mistake::new(placed.knock.clone(), problem.reason.to_string(), problem.reason.help()))
 }
 
-/// The text as far as it is TOML, and what is not.
+/// Returns the text as far as it is TOML, and the syntax errors.
 fn parse_toml(text: &str) -> (DeTable<'_>, Vec<Mistake>) {
     let (table, errors) = match DeTable::parse(text) {
         Ok(table) => (table.into_inner(), Vec::new()),
@@ -130,10 +131,10 @@ fn parse_toml(text: &str) -> (DeTable<'_>, Vec<Mistake>) {
     (table, errors.into_iter().map(mistake).collect())
 }
 
-/// All mistakes of a text that is not TOML: those of its `syntax`, and of the `others` those
-/// that can have no other cause, which are wrong values on other lines.
+/// Returns the mistakes of a text that is not TOML: the syntax errors, and of the other mistakes
+/// the wrong values on other lines. The rest may be consequences of the syntax errors.
 fn beside(mut syntax: Vec<Mistake>, others: Vec<Mistake>, text: &str) -> Vec<Mistake> {
-    // Nobody reads on behind so many, and it would take long to compare them.
+    // No other mistake would be shown after so many, and comparing them would take long.
     if syntax.len() > MOST {
         return syntax;
     }

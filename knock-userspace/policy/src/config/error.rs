@@ -1,4 +1,4 @@
-//! Mistakes in a config, shown with the place where they are.
+//! Mistakes in a config, shown with their place.
 
 use std::io;
 use std::ops::Range;
@@ -10,23 +10,23 @@ use serde_spanned::Spanned;
 use super::raw::Field;
 use super::values::Wrong;
 
-/// Longest line that is shown, in bytes.
+/// The longest line that is shown, in bytes.
 const READABLE: usize = 1000;
-/// How many mistakes are shown at most.
+/// The number of mistakes that are shown at most.
 pub(super) const MOST: usize = 20;
 
-/// Why a config was refused.
+/// The reason why a config was refused.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ConfigError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the config {file}: {why}")]
     Unreadable {
         /// The file.
         file: String,
-        /// Why.
+        /// The error of the system.
         why: io::Error,
     },
-    /// It is larger than any sensible config.
+    /// The file is larger than any sensible config.
     #[error("the config {file} is larger than {limit_mib} MiB")]
     TooLarge {
         /// The file.
@@ -34,20 +34,20 @@ pub enum ConfigError {
         /// The limit.
         limit_mib: u64,
     },
-    /// It is not text.
+    /// The file is not text.
     #[error("the config {file} is not UTF-8 text: see byte {offset}")]
     NotText {
         /// The file.
         file: String,
-        /// Where it stops being text.
+        /// The number of bytes before the first that is not text.
         offset: usize,
     },
-    /// It is text, and says something wrong.
+    /// The text has mistakes.
     #[error("the config {file} has {}", count(*.total))]
     Mistakes {
         /// The file.
         file: String,
-        /// How many there are.
+        /// The number of all mistakes.
         total: usize,
         /// The first of them.
         #[related]
@@ -76,16 +76,16 @@ impl ConfigError {
     }
 }
 
-/// One thing that is wrong.
+/// One mistake.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Mistake {
     message: String,
     help: String,
     span: SourceSpan,
-    /// Another place that the mistake has to do with, and what is there.
+    /// Another place that the mistake is about, with a label for it.
     other: Option<(SourceSpan, String)>,
-    /// Whether it is about one value alone, whatever the rest of the file says.
+    /// Whether the mistake is in one value alone, whatever the rest of the file says.
     of_value: bool,
     text: Option<NamedSource<Arc<String>>>,
 }
@@ -106,7 +106,7 @@ impl Mistake {
         }
     }
 
-    /// Where it is, as an offset into the text.
+    /// Returns the offset of the mistake in the text.
     pub(super) const fn offset(&self) -> usize {
         self.span.offset()
     }
@@ -120,8 +120,8 @@ impl Mistake {
         self
     }
 
-    /// Gives the mistake the text to show; its place alone if that is on lines which
-    /// nobody could read.
+    /// Gives the mistake the text to show. On a line that is too long to show, the mistake gets
+    /// its place instead.
     fn locate(&mut self, name: &str, text: &Arc<String>) {
         let start = self.span.offset().min(text.len());
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -153,7 +153,7 @@ impl Diagnostic for Mistake {
     }
 }
 
-/// The mistakes found so far.
+/// The mistakes that were found so far.
 #[derive(Debug, Default)]
 pub(super) struct Mistakes(Vec<Mistake>);
 
@@ -162,13 +162,13 @@ impl Mistakes {
         self.0.push(mistake);
     }
 
-    /// Notes what is wrong with the value at `span`, or returns it.
+    /// Returns the value at `span`, or notes that it is wrong.
     pub(super) fn note<T>(&mut self, span: Range<usize>, result: Result<T, Wrong>) -> Option<T> {
         let mistake = |(what, help)| Mistake { of_value: true, ..Mistake::new(span, what, help) };
         result.map_err(|wrong| self.0.push(mistake(wrong))).ok()
     }
 
-    /// Returns what `read` makes of the value that is written, and notes what is wrong with it.
+    /// Reads the value that is written with `read`, and notes if it is wrong.
     pub(super) fn read<W, T>(
         &mut self,
         written: Field<Spanned<W>>,

@@ -1,4 +1,4 @@
-//! How one knocks on a door: which keys belong to which method, and what they say.
+//! The method of a door: the fields that belong to it, and their values.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -13,9 +13,9 @@ use crate::policy::Method;
 
 const STEPS: RangeInclusive<usize> = 2..=32;
 
-/// What a door says about how one knocks on it.
+/// The fields of a door that are about knocking.
 pub(super) struct Written {
-    /// Where the door's name is, or the door itself if it has none.
+    /// The place of the door's name, or of the door if it has none.
     pub(super) door: Range<usize>,
     pub(super) method: Field<Text>,
     pub(super) sequence: Field<Texts>,
@@ -28,16 +28,16 @@ pub(super) struct Written {
     pub(super) reorder: Option<Range<usize>>,
 }
 
-/// The same, checked.
+/// The checked values of those fields.
 pub(super) struct Knocks {
     pub(super) method: Method,
     /// The steps that could be read.
     pub(super) sequence: Vec<Step>,
-    /// Where the sequence or the sealed port is; where the door is if it has neither.
+    /// The place of the sequence or the sealed port, or of the door if it has neither.
     pub(super) place: Range<usize>,
-    /// Where each step is.
+    /// The place of each step.
     pub(super) steps: Vec<Range<usize>>,
-    /// Whether the sequence has no mistake.
+    /// Whether there is a sequence, and it has no mistake.
     pub(super) whole: bool,
 }
 
@@ -49,8 +49,8 @@ enum Kind {
 }
 
 impl Written {
-    /// The method and its values. If the method itself could not be read, all values are
-    /// checked, and the door is taken for one without a sequence.
+    /// Checks the method and its values. If the method could not be read, all values are checked,
+    /// and the result is a door without a sequence.
     pub(super) fn check(self, mistakes: &mut Mistakes) -> Knocks {
         const KINDS: [(&str, Kind); 3] =
             [("sequence", Kind::Sequence), ("rolling", Kind::Rolling), ("sealed", Kind::Sealed)];
@@ -96,7 +96,7 @@ impl Written {
         knocks
     }
 
-    /// Keys of another method than the door's.
+    /// Adds a mistake for each field that belongs to another method.
     fn misplaced(&self, kind: Kind, mistakes: &mut Mistakes) {
         let owners = [
             ("sequence", self.sequence.place(), &[Kind::Sequence][..]),
@@ -115,7 +115,7 @@ impl Written {
         };
         for (key, place, kinds) in owners {
             let Some(place) = place.filter(|_| !kinds.contains(&kind)) else { continue };
-            let what = format!("`{key}` means nothing to a door of method \"{}\"", name(kind));
+            let what = format!("`{key}` has no meaning for a door of method \"{}\"", name(kind));
             let methods: Vec<_> = kinds.iter().map(|kind| format!("\"{}\"", name(*kind))).collect();
             let help = format!("leave it out, or write `method = {}`", methods.join("` or `"));
             mistakes.add(Mistake::new(place, what, help));
@@ -123,7 +123,7 @@ impl Written {
     }
 }
 
-/// `20000-32767`.
+/// Reads `20000-32767`.
 fn ports(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
     Ports::parse_range(text)
         .and_then(|range| Ports::new(range, []))
@@ -145,7 +145,7 @@ fn rolling(
     }
 }
 
-/// `None` if the port could not be read, so that no other port is taken for it.
+/// Returns `None` if the port could not be read, so that the default is not taken for it.
 fn sealed(
     port: Field<Spanned<i64>>,
     addresses: Field<Text>,
@@ -174,7 +174,7 @@ fn steps(sequence: Texts, knocks: &mut Knocks, mistakes: &mut Mistakes) -> bool 
             format!("give {} to {} steps; three or more are better", STEPS.start(), STEPS.end());
         mistakes.add(Mistake::new(span, what, help));
     }
-    // The step before, unless it could not be read.
+    // The step before this one, unless it could not be read.
     let mut before = None;
     for text in written {
         let step = text.and_then(|text| {

@@ -1,10 +1,9 @@
-//! From a TOML file to a [`Policy`].
+//! The reader of the config: from a TOML file to a [`Policy`], or to all mistakes in it.
 //!
-//! `raw` reads the file as it is written, every value with its place. `check` and `method` turn
-//! it into a policy, `clashes` compares the doors, and all of them collect mistakes instead of
-//! stopping at one. [`Draft`] is the result, and can be compiled in spite of mistakes, so that
-//! those of the compiler are shown beside the others. `error` shows them with file, line and
-//! column.
+//! `raw` reads the file as it is written, every value with its place. `check` and `method` turn it
+//! into a policy, and `clashes` compares its doors. None of them stops at a mistake. The result is
+//! a [`Draft`], which can be compiled in spite of mistakes, so that the reasons of the compiler
+//! are shown beside them. `error` shows mistakes with file, line and column.
 
 mod check;
 mod clashes;

@@ -1,8 +1,8 @@
 //! The file as it is written: every value with its place, and only its type checked.
 //!
-//! A struct made by `table!` is a TOML table. Its fields are the keys, so the reader and the
-//! suggestions know the same ones. Everything is read that can be, and what cannot is reported
-//! and marked as [`Field::Mistaken`].
+//! A struct made by `table!` stands for a TOML table. Its fields are the keys of the table, so the
+//! reader and the suggestions always know the same keys. A value of the wrong type is reported, and
+//! its field marked as [`Field::Mistaken`].
 
 use std::ops::Range;
 
@@ -15,15 +15,15 @@ pub(super) type Text = Spanned<String>;
 /// The elements of a list, `None` for those of another type.
 pub(super) type Texts = Spanned<Vec<Option<Text>>>;
 
-/// What the config says under one key.
+/// The value of one key.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Field<T> {
-    /// Nothing.
+    /// The key is not in the file.
     #[default]
     Absent,
-    /// Something, but it was reported as a mistake.
+    /// The key has a value that was reported as a mistake, or is misspelt.
     Mistaken,
-    /// A value of the right type.
+    /// The key has a value of the right type.
     Given(T),
 }
 
@@ -51,7 +51,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value; `absent` if there is none, `mistaken` if it is not known.
+    /// Returns the value, `absent` without the key, or `mistaken` if the value is not known.
     pub(super) fn or(self, absent: T, mistaken: T) -> T {
         match self {
             Self::Given(value) => value,
@@ -139,17 +139,17 @@ table! {
     }
 }
 
-/// A TOML table whose keys are known.
+/// A TOML table with a fixed set of keys.
 pub(super) trait Table: Default {
     const KEYS: &[&str];
 
-    /// Reads the value of one of the keys.
+    /// Reads the value of `key`, one of [`Table::KEYS`].
     fn set(&mut self, key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes);
 
-    /// Marks the key as mistaken if it has no value.
+    /// Marks `key` as mistaken if it has no value.
     fn set_mistaken(&mut self, key: &str);
 
-    /// Reads all of `table`. `elsewhere` is what to do with a key that belongs to another table.
+    /// Reads all of `table`. `elsewhere` returns the advice for a key that belongs to another table.
     fn read_all(
         table: DeTable<'_>,
         elsewhere: impl Fn(&str) -> Option<String>,
@@ -165,7 +165,7 @@ pub(super) trait Table: Default {
             let help = if let Some(help) = elsewhere(&key) {
                 help
             } else if let Some(similar) = similar(&key, Self::KEYS) {
-                // It is not missing, so it must not be reported as such.
+                // The key that was meant must not be reported as missing too.
                 result.set_mistaken(similar);
                 format!("did you mean `{similar}`?")
             } else {
@@ -177,7 +177,7 @@ pub(super) trait Table: Default {
     }
 }
 
-/// The key that was probably meant by `written`.
+/// Returns the key that was probably meant by `written`.
 fn similar(written: &str, keys: &[&'static str]) -> Option<&'static str> {
     const MOST: usize = 3;
     const LONGEST: usize = 32;
@@ -190,7 +190,7 @@ fn similar(written: &str, keys: &[&'static str]) -> Option<&'static str> {
 }
 
 impl Config {
-    /// Reads the whole file.
+    /// Reads the table that is the whole file.
     pub(super) fn read(table: DeTable<'_>, mistakes: &mut Mistakes) -> Self {
         let elsewhere = |key: &str| {
             let is_of_door = Door::KEYS.contains(&key);
@@ -200,8 +200,9 @@ impl Config {
     }
 }
 
-/// A value of one type, or none if `value` is of another, which is reported.
+/// A type of values.
 trait Read: Sized {
+    /// Reads `value`, or reports that it is of another type and returns `None`.
     fn read(key: &str, value: Spanned<DeValue<'_>>, mistakes: &mut Mistakes) -> Option<Self>;
 }
 

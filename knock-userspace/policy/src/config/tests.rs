@@ -245,7 +245,7 @@ fn mistakes_about_keys_are_shown_with_their_place() {
         (
             "a sequence that nobody would use",
             format!("{SSH}method = \"sealed\"\n"),
-            &["test.toml:4:12", "`sequence` means nothing", "method = \"sequence\""],
+            &["test.toml:4:12", "`sequence` has no meaning", "method = \"sequence\""],
         ),
         ("a port of steps", keyed("\"rolling\"\nport = 1"), &["test.toml:5:8", "`port`"]),
         ("steps in one packet", keyed("\"sealed\"\nsteps = 4"), &["test.toml:5:9", "`steps`"]),
@@ -263,7 +263,7 @@ fn mistakes_about_keys_are_shown_with_their_place() {
         (
             "no range",
             keyed("\"rolling\"\nports = \"30000\""),
-            &["test.toml:5:9", "no range of ports"],
+            &["test.toml:5:9", "not a range of ports"],
         ),
         (
             "too small a range",

@@ -1,5 +1,5 @@
-//! Single values: from text to what it stands for, or why it stands for nothing. The
-//! errors are pairs of what is wrong and what would be right.
+//! Single values, from text to their type. An error is a pair of texts: the mistake, and the
+//! advice.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -10,10 +10,10 @@ use ipnet::IpNet;
 use knock_common::sequence::{Protocol, Step};
 use knock_keys::DOOR_NAME_FORM;
 
-/// What is wrong with a value, and what would be right.
+/// A mistake in a value, and the advice.
 pub type Wrong = (String, String);
 
-/// `tcp/22`.
+/// Reads `tcp/22`.
 pub(super) fn step(text: &str) -> Result<Step, Wrong> {
     const FORM: &str = "write protocol and port, as in \"tcp/22\" or \"udp/51820\"";
     let wrong = |what: String| (what, FORM.to_owned());
@@ -63,7 +63,7 @@ pub fn within(
     }
 }
 
-/// A prefix without host bits, or an address.
+/// Reads a prefix without host bits, or an address.
 pub(super) fn prefix(text: &str) -> Result<IpNet, Wrong> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
@@ -71,7 +71,7 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, Wrong> {
     match text.parse::<IpNet>() {
         Ok(prefix) if prefix.trunc() == prefix => Ok(prefix),
         Ok(prefix) => Err((
-            format!("`{text}` has bits set behind its prefix"),
+            format!("`{text}` has bits set after its prefix"),
             format!(
                 "the network is \"{}\", the address alone \"{}\"",
                 prefix.trunc(),
@@ -85,8 +85,8 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, Wrong> {
     }
 }
 
-/// A name that the kernel takes for an interface (dev_valid_name() in net/core/dev.c), or the
-/// beginning of such names with a `*` behind it, as nftables understands it too.
+/// Reads a name that the kernel allows for an interface (dev_valid_name() in net/core/dev.c), or
+/// the beginning of such names followed by `*`, as nftables understands it too.
 pub(super) fn interface(text: &str) -> Result<String, Wrong> {
     const LONGEST: usize = 15;
     let legal = |c: char| !c.is_whitespace() && !"/:*?[".contains(c);
@@ -104,19 +104,19 @@ pub(super) fn interface(text: &str) -> Result<String, Wrong> {
     ))
 }
 
-/// A folder by its whole path.
+/// Reads the absolute path of a folder.
 pub(super) fn folder(text: &str) -> Result<PathBuf, Wrong> {
     let path = PathBuf::from(text);
     if path.is_absolute() {
         return Ok(path);
     }
     Err((
-        format!("`{text}` is no whole path"),
+        format!("`{text}` is not an absolute path"),
         "write it from the root, as in \"/etc/xknock/keys\"".to_owned(),
     ))
 }
 
-/// A door's name.
+/// Reads the name of a door.
 pub(super) fn door_name(text: &str) -> Result<String, Wrong> {
     let name = knock_keys::door_name(text).map(str::to_owned);
     name.ok_or_else(|| {
@@ -124,7 +124,7 @@ pub(super) fn door_name(text: &str) -> Result<String, Wrong> {
     })
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
@@ -133,7 +133,7 @@ pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Wrong>
     Err((format!("`{text}` is not known here"), format!("give {}", all.join(" or "))))
 }
 
-/// A number within limits.
+/// Checks that a number is within limits.
 pub(super) fn number<T: TryFrom<i64> + std::fmt::Display + PartialOrd>(
     number: i64,
     limits: RangeInclusive<T>,
