@@ -119,7 +119,7 @@ fn keys_are_listed_shown_rotated_and_removed() {
     host.knocked(before);
     let line = KeyLine::parse(&host.succeed(&["rotate", "laptop", "--grace", "1h"])).unwrap();
     let key = host.folder().read("laptop").unwrap();
-    let ids: Vec<_> = key.parts(key.made).map(|part| part.id).collect();
+    let ids: Vec<_> = key.versions(key.made).map(|version| version.id).collect();
     assert_eq!(ids, [line.id, before]);
     assert!(host.succeed(&["show", "laptop"]).contains(&format!("{before} works until")));
     host.succeed(&["rotate", "laptop", "--grace", "0s"]);
@@ -141,7 +141,7 @@ fn a_line_that_was_lost_can_be_drawn_again() {
     assert_eq!(again.host, "server.example", "as it was");
     let ids = |host: &Host| {
         let key = host.folder().read("laptop").unwrap();
-        key.parts(key.made).map(|part| part.id).collect::<Vec<_>>()
+        key.versions(key.made).map(|version| version.id).collect::<Vec<_>>()
     };
     assert_eq!(ids(&host), [again.id, first.id], "what the device has still works");
     host.knocked(again.id);

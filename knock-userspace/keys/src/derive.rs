@@ -1,4 +1,4 @@
-//! Drawing a key, and what each use derives from it: HKDF-SHA256 (RFC 5869) with an empty
+//! Drawing of keys, and derivation of one secret for each use: HKDF-SHA256 (RFC 5869) with an empty
 //! salt and a label for each use.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Secret;
 
-/// Which use a derived key is for. No two uses share a key.
+/// The use of a derived key. No two uses share a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     /// Steps of a slot.
@@ -43,7 +43,7 @@ impl Label {
     }
 }
 
-/// The key for one use; `context` is appended to the label.
+/// Returns the key for one use. `context` is appended to the label.
 pub(super) fn derive(secret: &[u8; 32], label: Label, context: &[&[u8]]) -> Secret {
     let mut bytes = [0; Secret::LENGTH];
     expand(secret, label, context, &mut bytes);
@@ -57,24 +57,25 @@ fn expand(secret: &[u8; 32], label: Label, context: &[&[u8]], out: &mut [u8]) {
     assert!(derived.is_ok(), "HKDF gives up to 8160 bytes");
 }
 
-/// The key of tag and mask.
+/// Returns the key of tag and mask.
 pub(super) fn prefilter(secret: &[u8; 32]) -> SipKey {
     let mut bytes = Zeroizing::new([0; 16]);
     expand(secret, Label::Prefilter, &[], &mut *bytes);
     SipKey::from_bytes(*bytes)
 }
 
-/// Names a key on the wire; random, and all that an observer learns of who knocks.
+/// The identifier of a key on the wire. It is random, and all that an observer learns about the
+/// device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; 8]);
 
 impl KeyId {
-    /// As the key of a map in the kernel.
+    /// Returns the identifier as a map in the kernel has it.
     pub const fn number(self) -> u64 {
         u64::from_le_bytes(self.0)
     }
 
-    /// The inverse of its text.
+    /// Reads the text of an identifier.
     pub fn from_text(text: &str) -> Option<Self> {
         let bytes = HEXLOWER.decode(text.as_bytes()).ok()?;
         Some(Self(bytes.try_into().ok()?))
@@ -99,46 +100,46 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// Who holds what.
+/// The distribution of secrets between device and host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Device and host hold the same secret.
     Shared,
-    /// The host holds only what verifies, so that nobody can knock with its files.
+    /// The host holds only public keys of the device, so its files are not enough to knock.
     Public,
 }
 
-/// What a device knocks with.
+/// The secret that a device knocks with.
 #[derive(Clone, Debug)]
 pub enum Credential {
     /// The secret that the host holds too.
     Shared(Secret),
     /// A secret of the device alone.
     Public {
-        /// From which its own keys derive.
+        /// The secret from which the device's own keys derive.
         seed: Secret,
         /// The host's public key (X25519).
         server: [u8; 32],
     },
 }
 
-/// What the host knows knocks by.
+/// The secrets and public keys with which the host verifies knocks.
 #[derive(Clone, Debug)]
 pub enum Verifier {
     /// The secret that the device holds too.
     Shared(Secret),
     /// Public keys of the device, and the host's own secret for it.
     Public {
-        /// Verifies its signatures (Ed25519).
+        /// The device's public key for signatures (Ed25519).
         signing: [u8; 32],
-        /// Its public key (X25519).
+        /// The device's public key for key agreement (X25519).
         exchange: [u8; 32],
         /// The host's secret key (X25519).
         server: Secret,
     },
 }
 
-/// Draws a new key: its id, what the device gets and what the host keeps.
+/// Draws a new key: its identifier, the secret for the device, and the verifier for the host.
 ///
 /// # Errors
 ///
@@ -165,12 +166,12 @@ pub fn draw(kind: Kind) -> Result<(KeyId, Credential, Verifier), getrandom::Erro
     Ok((KeyId(id), credential, verifier))
 }
 
-/// The key that a device signs with.
+/// Returns the key that a device signs with.
 pub(super) fn signing_key(seed: &Secret) -> SigningKey {
     SigningKey::from_bytes(derive(seed.expose(), Label::Signing, &[]).expose())
 }
 
-/// The key that a device agrees on a prefilter key with.
+/// Returns the key with which a device agrees on the prefilter key.
 pub(super) fn exchange_key(seed: &Secret) -> StaticSecret {
     static_secret(&derive(seed.expose(), Label::Exchange, &[]))
 }
@@ -183,8 +184,8 @@ pub(super) fn public_key(secret: &StaticSecret) -> [u8; 32] {
     PublicKey::from(secret).to_bytes()
 }
 
-/// What two sides agree on; `None` if `theirs` is a point that gives every secret the same
-/// result.
+/// Returns the secret that two sides agree on, or `None` if `theirs` is a point that gives the same
+/// result for every secret.
 pub(super) fn agree(ours: &StaticSecret, theirs: &[u8; 32]) -> Option<Secret> {
     let shared = ours.diffie_hellman(&PublicKey::from(*theirs));
     let mut bytes = shared.was_contributory().then(|| shared.to_bytes())?;

@@ -1,4 +1,4 @@
-//! A door as a key knows it. It is written the same way in key files and in lines:
+//! Doors as a key knows them. They are written the same way in key files and in lines:
 //!
 //! ```text
 //! ssh:sealed:62201:seen:30:tcp/22
@@ -18,47 +18,48 @@ use super::rolling::{Ports, Rolling, port};
 /// A door that a key opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyDoor {
-    /// Its name in the config.
+    /// The name of the door in the config.
     pub name: String,
-    /// How this key knocks on it.
+    /// The method of this key to knock on it.
     pub method: KeyMethod,
-    /// How long a grant lasts unless a knock wants less, in whole seconds.
+    /// The time that a grant lasts unless a knock wants less, in whole seconds.
     pub open_for: Duration,
-    /// The services behind it, each with its protocol and port.
+    /// The services that the door opens.
     pub opens: Vec<Step>,
 }
 
-/// How a key knocks.
+/// The method by which a key knocks on a door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyMethod {
-    /// With steps that change.
+    /// Steps that change with every time slot.
     Rolling(Rolling),
-    /// With one packet.
+    /// One packet.
     Sealed {
-        /// The UDP port that takes it.
+        /// The UDP port that takes the packet.
         port: u16,
-        /// Whom it may open for.
+        /// The addresses that it may open for.
         addresses: Addresses,
     },
 }
 
-/// Whom a sealed knock may open a door for.
+/// The addresses that a sealed knock may open a door for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Addresses {
-    /// The address that the packet comes from, whether it is named in it or not.
+    /// The address that the packet comes from, whether the packet names it or not.
     #[default]
     Seen,
-    /// That address too, but it must be named. Not for devices behind NAT.
+    /// The address that the packet comes from, which the packet must name. This excludes devices
+    /// behind NAT.
     Own,
-    /// Any that is named, or the one that is seen.
+    /// Any address that the packet names, or else the one that it comes from.
     Any,
 }
 
 impl Addresses {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Seen, Self::Own, Self::Any];
 
-    /// As written in a config.
+    /// Returns the name that a config uses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Seen => "seen",
@@ -68,20 +69,19 @@ impl Addresses {
     }
 }
 
-/// Stands for a door's name in a sealed knock; of the doors of one key, no two have the
-/// same.
+/// The short form of a door's name in a sealed knock. No two doors of one key have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DoorTag(pub [u8; 4]);
 
 impl DoorTag {
-    /// The tag of the door with this name: the beginning of a SHA-256.
+    /// Returns the tag of the door with this name: the first 4 bytes of a SHA-256.
     pub fn of(name: &str) -> Self {
         let hash = Sha256::new().chain_update(b"xknock v1 door").chain_update(name).finalize();
         Self([hash[0], hash[1], hash[2], hash[3]])
     }
 }
 
-/// Why text is no door.
+/// The error for text that is not a door.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not written as in ssh:sealed:62201:seen:30:tcp/22")]
 pub struct DoorError;

@@ -1,4 +1,4 @@
-//! The folder of key files: one file a key, readable for its owner only.
+//! The folder of key files: one file for each key, readable for its owner only.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -9,59 +9,59 @@ use zeroize::Zeroizing;
 
 use super::{KEY_NAME_FORM, Key, KeyFileError, KeyId, key_name};
 
-/// Where keys are.
+/// A folder of key files.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
 
-/// What is wrong with a file of keys, or with the folder.
+/// A fault of a key file, or of the folder.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It cannot be read.
+    /// The file or folder cannot be read.
     #[error("cannot read {}: {why}", path.display())]
     Unreadable {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         why: io::Error,
     },
-    /// It cannot be written or removed.
+    /// The file cannot be written or removed.
     #[error("cannot change {}: {why}", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         why: io::Error,
     },
-    /// Others can read or change it.
+    /// Other users can read or change the file.
     #[error(
         "{} holds a secret, but others can read it (mode {mode:03o}): run chmod 600 {}, and draw \
-         a new key if somebody may have read it",
+         a new key if another user may have read it",
         path.display(), path.display()
     )]
     TooOpen {
         /// The file.
         path: PathBuf,
-        /// Its permissions.
+        /// The permissions of the file.
         mode: u32,
     },
-    /// It is no regular file, or too large for a key.
-    #[error("{} is no key file: it is not a regular file of at most 64 KiB", path.display())]
+    /// The path is not a regular file, or the file is too large for a key.
+    #[error("{} is not a key file: it is not a regular file of at most 64 KiB", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
-    /// Its name cannot be that of a key.
+    /// The name of the file cannot be that of a key.
     #[error("{} cannot be the name of a key: use {KEY_NAME_FORM}", path.display())]
     Name {
         /// The path.
         path: PathBuf,
     },
-    /// Its text is no key.
+    /// The text of the file is not a key.
     #[error("{}: {why}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault of the text.
         why: KeyFileError,
     },
     /// Two files hold the same key.
@@ -69,45 +69,46 @@ pub enum FolderError {
     Twice {
         /// The file that is refused.
         path: PathBuf,
-        /// The one that came first.
+        /// The file that came first.
         other: PathBuf,
     },
-    /// A key of this name is there.
-    #[error("there is a key `{0}` already; rotate or remove it, or choose another name")]
+    /// A key of this name exists.
+    #[error("there is a key `{0}` already: rotate or remove it, or choose another name")]
     Exists(String),
-    /// There is none.
+    /// No key of this name exists.
     #[error("there is no key `{name}` in {}", folder.display())]
     Unknown {
         /// The name.
         name: String,
-        /// Where it was looked for.
+        /// The folder that was searched.
         folder: PathBuf,
     },
 }
 
 impl FolderError {
-    /// Whether it is the folder at `path` itself that cannot be read.
+    /// Whether the folder at `path` itself cannot be read.
     pub fn is_about(&self, path: &Path) -> bool {
         matches!(self, Self::Unreadable { path: found, .. } if found == path)
     }
 }
 
-/// More than any key takes, in bytes.
+/// The largest size of a key file, in bytes. No key takes so much.
 const LARGEST: u64 = 1 << 16;
 const EXTENSION: &str = "toml";
 
 impl Folder {
-    /// The folder at `path`, which need not be there yet.
+    /// Makes a value for the folder at `path`, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Whether it has no file of a key, or is not there. One that cannot be read may have some.
+    /// Whether the folder has no key file or does not exist. A folder that cannot be read counts as
+    /// one that has some.
     pub fn is_empty(&self) -> bool {
         let key = |entry: io::Result<fs::DirEntry>| {
             entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == EXTENSION))
@@ -118,13 +119,13 @@ impl Folder {
         }
     }
 
-    /// The file of the key called `name`.
+    /// Returns the path of the file of the key called `name`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}.{EXTENSION}"))
     }
 
-    /// Every key, by name, and what is wrong with the files that hold none. A folder that is
-    /// not there holds no key.
+    /// Returns every key, sorted by name, and the faults of the other files. A folder that does not
+    /// exist holds no key.
     pub fn read_all(&self) -> (Vec<Key>, Vec<FolderError>) {
         let unreadable = |why| FolderError::Unreadable { path: self.0.clone(), why };
         let (mut keys, mut errors) = (Vec::new(), Vec::new());
@@ -156,11 +157,11 @@ impl Folder {
         (keys, errors)
     }
 
-    /// The key called `name`.
+    /// Returns the key called `name`.
     ///
     /// # Errors
     ///
-    /// If there is none, or its file holds none.
+    /// If it has no file, or the file does not hold a key.
     pub fn read(&self, name: &str) -> Result<Key, FolderError> {
         let path = self.file(name);
         match read(&path) {
@@ -172,9 +173,9 @@ impl Folder {
     }
 }
 
-/// Notes that the ids of `key` belong to the file at `path`.
+/// Notes that the identifiers of `key` belong to the file at `path`.
 fn claim(owners: &mut HashMap<KeyId, PathBuf>, key: Key, path: &Path) -> Result<Key, FolderError> {
-    let ids = [Some(key.current.id), key.previous.as_ref().map(|(part, _)| part.id)];
+    let ids = [Some(key.current.id), key.previous.as_ref().map(|(version, _)| version.id)];
     for id in ids.into_iter().flatten() {
         if let Some(other) = owners.get(&id) {
             return Err(FolderError::Twice { path: path.to_owned(), other: other.clone() });
@@ -191,11 +192,11 @@ fn read(path: &Path) -> Result<Key, FolderError> {
     Key::parse(name, &text).map_err(|why| FolderError::Damaged { path: path.to_owned(), why })
 }
 
-/// The text of a file that only its owner can read.
+/// Returns the text of a file that only its owner can read.
 ///
 /// # Errors
 ///
-/// If others can, or it is no such file.
+/// If other users can read it, or it is not a regular file of at most 64 KiB.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FolderError> {
     let unreadable = |why| FolderError::Unreadable { path: path.to_owned(), why };
     let file = open(path).map_err(unreadable)?;
@@ -211,7 +212,8 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FolderError> {
     Ok(text)
 }
 
-/// A pipe with this name must not hold anyone up, so opening does not wait for a writer.
+/// Opens a file for reading. A named pipe does not block here: opening it does not wait for a
+/// writer.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -223,57 +225,67 @@ fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// The permissions of a file that others than its owner can read or change.
+/// Returns the permissions of a file that other users than its owner can read or change.
 #[cfg(unix)]
 fn open_to_others(metadata: &fs::Metadata) -> Option<u32> {
     let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
     (mode & 0o077 != 0).then_some(mode)
 }
 
-/// Elsewhere, a user's own folder is closed to others by itself.
+/// Returns `None`: on other systems, a user's own folder is closed to other users by default.
 #[cfg(not(unix))]
 fn open_to_others(_: &fs::Metadata) -> Option<u32> {
     None
 }
 
-/// Writes `text` to a file that only its owner can read, whole or not at all. An existing
-/// file is replaced only if `replace` says so.
+/// Writes `text` to a file that only its owner can read, whole or not at all. An existing file is
+/// replaced only if `replace` is true.
 ///
 /// # Errors
 ///
-/// If the system refuses; [`io::ErrorKind::AlreadyExists`] if a file is there.
+/// If the system refuses. [`io::ErrorKind::AlreadyExists`] if the file exists and is not replaced.
 pub fn write_secret(path: &Path, text: &str, replace: bool) -> io::Result<()> {
     use std::io::Write as _;
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     create_private(folder)?;
-    // Readable for its owner only from the start (mkstemp(3)), and gone if anything fails.
+    // The file is readable for its owner only from the start (mkstemp(3)), and it is removed if
+    // anything fails.
     let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    // The owner must be right before the file has its name, under which an agent may read it.
     give_to_owner_of(folder, file.as_file());
     file.write_all(text.as_bytes())?;
+    // The text must be on disk before its name is, or a crash may leave an empty file.
     file.as_file().sync_all()?;
     let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
     persisted.map_err(|error| error.error)?;
+    // The name is on disk only once its folder is.
     #[cfg(unix)]
     File::open(folder)?.sync_all()?;
     Ok(())
 }
 
-/// The agent may run as a user of its own, to whom the folder belongs; root writes for it.
+/// Gives a new file to the owner of its folder. The agent may run as a user of its own, to whom the
+/// folder belongs, while root writes the file.
 #[cfg(unix)]
 pub fn give_to_owner_of(folder: &Path, file: &File) {
     use std::os::unix::fs::MetadataExt as _;
     if let (Ok(folder), Ok(own)) = (fs::metadata(folder), file.metadata())
         && folder.uid() != own.uid()
     {
-        // Only root may; and who is not root writes into folders of his own.
+        // Only root may do this, and other users write into folders of their own.
         let _ = std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()));
     }
 }
 
+/// Does nothing on systems where files have no such owner.
 #[cfg(not(unix))]
 pub const fn give_to_owner_of(_: &Path, _: &File) {}
 
-/// A folder, and those above it, for its owner only.
+/// Creates a folder, and those above it, for its owner only.
+///
+/// # Errors
+///
+/// If the system refuses.
 pub fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -283,11 +295,12 @@ pub fn create_private(folder: &Path) -> io::Result<()> {
 }
 
 impl Folder {
-    /// Writes a key's file.
+    /// Writes the file of a key.
     ///
     /// # Errors
     ///
-    /// [`FolderError::Exists`] if there is one and `replace` is false.
+    /// [`FolderError::Exists`] if there is such a file and `replace` is false, or if it cannot be
+    /// written.
     pub fn write(&self, key: &Key, replace: bool) -> Result<(), FolderError> {
         let path = self.file(&key.name);
         match write_secret(&path, &key.to_text(), replace) {
@@ -299,11 +312,11 @@ impl Folder {
         }
     }
 
-    /// Removes a key's file, even one that holds no key.
+    /// Removes the file of a key, even one that does not hold a key.
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is no such file, or it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), FolderError> {
         let path = self.file(name);
         fs::remove_file(&path).map_err(|why| match why.kind() {

@@ -1,4 +1,4 @@
-//! What the host keeps of a key, as the text of its file.
+//! Key files: the text of what the host keeps of a key.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,44 +12,47 @@ use super::{Credential, KeyDoor, KeyId, KeyLine, Kind, Secret, Verifier, draw, h
 /// A key, as the host knows it.
 #[derive(Clone, Debug)]
 pub struct Key {
-    /// Its name: that of the file.
+    /// The name of the key and of its file.
     pub name: String,
-    /// Where devices find the host; empty if it was not said.
+    /// The address of the host for devices, or empty if it is not known.
     pub host: String,
-    /// When it was made, in seconds since 1970.
+    /// The time when the key was made, in seconds since 1970.
     pub made: u64,
-    /// When it ends, in seconds since 1970.
+    /// The time when the key ends, in seconds since 1970.
     pub expires: Option<u64>,
-    /// No grant lasts longer, whatever door and knock say.
+    /// The longest time of a grant, whatever the door and the knock say.
     pub longest: Option<Duration>,
-    /// What it opens, and how.
+    /// The doors that the key opens.
     pub doors: Vec<KeyDoor>,
-    /// What knocks are known by.
+    /// The version that devices knock with.
     pub current: KeyVersion,
-    /// What they are known by too, until the given second since 1970.
+    /// The version before, which still works until the given second since 1970.
     pub previous: Option<(KeyVersion, u64)>,
 }
 
-/// The part of a key that rotating changes.
+/// The part of a key that a rotation changes.
 #[derive(Clone, Debug)]
 pub struct KeyVersion {
-    /// Names it on the wire.
+    /// The identifier on the wire.
     pub id: KeyId,
-    /// What knocks are known by.
+    /// The secrets or public keys that verify knocks.
     pub verifier: Verifier,
 }
 
-/// Why text is no key file. None of these shows any of it.
+/// The reason why text is not a key file. No error shows any of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFileError {
-    /// It is not of the right form.
-    #[error("line {0} is not what a key file has there")]
+    /// The text is not of the right form.
+    #[error("line {0} is not valid in a key file")]
     Form(usize),
     /// A value cannot be read.
     #[error("the value of `{0}` cannot be read")]
     Value(&'static str),
-    /// Another version.
-    #[error("it is of version {0}; this program knows version {known}", known = Key::VERSION)]
+    /// The file is of another version of the format.
+    #[error(
+        "it is of version {0}, but this program knows version {known}: update the program",
+        known = Key::VERSION
+    )]
     Version(u32),
 }
 
@@ -62,13 +65,13 @@ struct RawKey {
     expires: Option<String>,
     longest: Option<String>,
     doors: Vec<String>,
-    key: RawPart,
-    previous: Option<RawPart>,
+    key: RawVersion,
+    previous: Option<RawVersion>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawPart {
+struct RawVersion {
     id: String,
     secret: Option<Zeroizing<String>>,
     signing: Option<String>,
@@ -81,7 +84,7 @@ impl Key {
     /// The version of the format.
     pub const VERSION: u32 = 1;
 
-    /// Draws a key; what the host keeps, and what the device is given.
+    /// Draws a key. Returns the key for the host, and the line for the device.
     ///
     /// # Errors
     ///
@@ -102,9 +105,9 @@ impl Key {
         Ok((key, line))
     }
 
-    /// Draws anew what the device has. What it had until now is good until `until`, in
-    /// seconds since 1970. If that was `unused`, the line of the last time was lost, and what the
-    /// device had before stays good.
+    /// Draws a new version and returns its line. The version until now works until `until`, in
+    /// seconds since 1970. If that one was `unused`, its line was lost on the way to the device, so
+    /// the version before it works on instead.
     ///
     /// # Errors
     ///
@@ -118,7 +121,7 @@ impl Key {
         let (id, credential, verifier) = draw(self.kind())?;
         let old = std::mem::replace(&mut self.current, KeyVersion { id, verifier });
         let before = self.previous.take().filter(|(_, end)| unused && *end > now);
-        let kept = before.map_or((old, until), |(part, end)| (part, end.max(until)));
+        let kept = before.map_or((old, until), |(version, end)| (version, end.max(until)));
         self.previous = (until > now).then_some(kept);
         self.made = now;
         Ok(self.line(credential))
@@ -136,7 +139,7 @@ impl Key {
         }
     }
 
-    /// Who holds what.
+    /// Returns which side holds which secret.
     pub const fn kind(&self) -> Kind {
         match self.current.verifier {
             Verifier::Shared(_) => Kind::Shared,
@@ -144,19 +147,20 @@ impl Key {
         }
     }
 
-    /// Whether it has ended at `now`, in seconds since 1970.
+    /// Whether the key has ended at `now`, in seconds since 1970.
     pub fn has_expired(&self, now: u64) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
 
-    /// What knocks are known by at `now`, in seconds since 1970; nothing once it has ended.
-    pub fn parts(&self, now: u64) -> impl Iterator<Item = &KeyVersion> {
+    /// Returns the versions that work at `now`, in seconds since 1970: none once the key has ended.
+    pub fn versions(&self, now: u64) -> impl Iterator<Item = &KeyVersion> {
         let previous = self.previous.as_ref().filter(move |(_, until)| *until > now);
         let alive = !self.has_expired(now);
-        std::iter::once(&self.current).chain(previous.map(|(part, _)| part)).filter(move |_| alive)
+        let versions = std::iter::once(&self.current).chain(previous.map(|(version, _)| version));
+        versions.filter(move |_| alive)
     }
 
-    /// The text of its file.
+    /// Returns the text of the key's file.
     pub fn to_text(&self) -> Zeroizing<String> {
         let Self { name, host, made, expires, longest, doors, current, previous } = self;
         let mut text = Zeroizing::new(String::with_capacity(8192));
@@ -180,12 +184,12 @@ impl Key {
             put(format_args!("    \"{door}\","));
         }
         put(format_args!("]"));
-        let parts = [
+        let versions = [
             ("key", Some((current, None))),
-            ("previous", previous.as_ref().map(|(part, until)| (part, Some(until)))),
+            ("previous", previous.as_ref().map(|(version, until)| (version, Some(until)))),
         ];
-        for (table, part) in parts {
-            let Some((KeyVersion { id, verifier }, until)) = part else { continue };
+        for (table, version) in versions {
+            let Some((KeyVersion { id, verifier }, until)) = version else { continue };
             put(format_args!("\n[{table}]\nid = \"{id}\""));
             match verifier {
                 Verifier::Shared(secret) => put(format_args!("secret = \"{}\"", *secret.to_text())),
@@ -208,7 +212,7 @@ impl Key {
     ///
     /// See [`KeyFileError`].
     pub fn parse(name: &str, text: &str) -> Result<Self, KeyFileError> {
-        // What the reader says may quote the file, so only the place is passed on.
+        // The reader's message may quote the file, so only the place is passed on.
         let raw: RawKey = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
             KeyFileError::Form(text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1)
@@ -248,7 +252,7 @@ impl Key {
     }
 }
 
-impl RawPart {
+impl RawVersion {
     fn read(&self) -> Result<KeyVersion, KeyFileError> {
         let Self { id, secret, signing, exchange, server, until: _ } = self;
         let id = KeyId::from_text(id).ok_or(KeyFileError::Value("id"))?;
@@ -272,7 +276,8 @@ impl RawPart {
     }
 }
 
-/// A second since 1970 as people read it, in UTC; none later than the year 9999.
+/// Returns a time in seconds since 1970 as text in UTC. A time after the year 9999 becomes its last
+/// second.
 pub fn time_to_text(seconds: u64) -> String {
     // The last second that this form can write, in the year 9999.
     const LAST: u64 = 253_402_300_799;
@@ -321,20 +326,20 @@ mod tests {
     }
 
     #[test]
-    fn both_parts_of_a_rotated_key_work_until_the_old_one_ends() {
+    fn both_versions_of_a_rotated_key_work_until_the_old_one_ends() {
         let mut key = key(Kind::Shared);
         let old = key.current.id;
         key.rotate(NOW, NOW + 5, false).unwrap();
         let new = key.current.id;
         assert_ne!(old, new);
-        let ids = |now| key.parts(now).map(|part| part.id).collect::<Vec<_>>();
+        let ids = |now| key.versions(now).map(|version| version.id).collect::<Vec<_>>();
         assert_eq!(ids(NOW + 4), [new, old]);
         assert_eq!(ids(NOW + 5), [new]);
         assert_eq!(ids(NOW + 9), [], "the key as a whole has ended");
     }
 
     #[test]
-    fn damage_is_told_without_showing_the_file() {
+    fn damage_is_reported_without_showing_the_file() {
         let text = key(Kind::Shared).to_text();
         let secret = text.split('"').find(|word| word.len() == 43).unwrap().to_owned();
         let cases = [

@@ -2,12 +2,12 @@
 //!
 //! `derive` draws a key and derives one secret for each use, `rolling` makes the steps of a time
 //! slot, `sealed` makes and opens packets, and `replay` refuses those that come too late. `line` is
-//! what a device is given, `key_file` what the host keeps, `folder` where it keeps it.
+//! the text that a device imports, `key_file` the text that the host keeps, and `folder` the folder
+//! of those files. `names` has the alphabets of names.
 //!
-//! `names` has the alphabets of names.
-//!
-//! Times come from the caller, who may have read them with `clock`. Random bytes come from the operating system (`derive`, `sealed`),
-//! files are read and written in `folder` only, and `process` asks the kernel not to dump secrets.
+//! Times come from the caller, who may have read them with `clock`. Random bytes come from the
+//! operating system (`derive`, `sealed`). Files are read and written in `folder` only, and
+//! `process` asks the kernel not to dump secrets.
 #![forbid(unsafe_code)]
 
 mod clock;

@@ -5,7 +5,7 @@
 //!     [&until=SECONDS]&door=DOOR[&door=DOOR ...]&sum=CHECKSUM
 //! ```
 //!
-//! There is one way to write each, so what can be read prints as it was.
+//! There is only one way to write each line, so a line that was read prints as it was.
 
 use std::fmt::Write as _;
 
@@ -16,33 +16,36 @@ use zeroize::Zeroizing;
 use super::secret::{bytes_from_text, bytes_to_text};
 use super::{Credential, KeyDoor, KeyId, Secret, host_name, key_name};
 
-/// What a device is given.
+/// The key as a device gets it.
 #[derive(Clone, Debug)]
 pub struct KeyLine {
-    /// Where to knock; empty if the host did not know its own name.
+    /// The address to knock on, or empty if the host did not know its own name.
     pub host: String,
     /// The key's name on that host.
     pub name: String,
-    /// Names the key on the wire.
+    /// The identifier on the wire.
     pub id: KeyId,
-    /// What to knock with.
+    /// The secret to knock with.
     pub credential: Credential,
-    /// When it was made, in seconds since 1970.
+    /// The time when the key was made, in seconds since 1970.
     pub made: u64,
-    /// When it ends, in seconds since 1970.
+    /// The time when the key ends, in seconds since 1970.
     pub until: Option<u64>,
-    /// What it opens; never empty.
+    /// The doors that the key opens, at least one.
     pub doors: Vec<KeyDoor>,
 }
 
-/// Why text is no such line. None of these shows any of it.
+/// The reason why text is not such a line. No error shows any of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// It begins with something else.
-    #[error("this is no key: it does not begin with `{}`", KeyLine::SCHEME)]
+    /// The text begins with something else.
+    #[error("this is not a key: it does not begin with `{}`", KeyLine::SCHEME)]
     NotAKey,
-    /// Another version.
-    #[error("this key is of version {0}; this program knows version {known}: update it", known = KeyLine::VERSION)]
+    /// The line is of another version of the format.
+    #[error(
+        "this key is of version {0}, but this program knows version {known}: update the program",
+        known = KeyLine::VERSION
+    )]
     Version(String),
     /// The checksum is missing or wrong.
     #[error("this key is damaged: its checksum is wrong; copy the whole line, in single quotes")]
@@ -53,21 +56,21 @@ pub enum LineError {
 }
 
 impl KeyLine {
-    /// How every line begins.
+    /// The beginning of every line.
     pub const SCHEME: &'static str = "xknock://";
     /// The version of the format.
     pub const VERSION: &'static str = "1";
-    /// No line is longer, in bytes.
+    /// The greatest length of a line, in bytes.
     pub const LONGEST: usize = 1 << 16;
 
-    /// The text.
+    /// Returns the text of the line.
     pub fn to_text(&self) -> Zeroizing<String> {
         let Self { host, name, id, credential, made, until, doors } = self;
         let (secret, server) = match credential {
             Credential::Shared(secret) => (secret, None),
             Credential::Public { seed, server } => (seed, Some(server)),
         };
-        // Room for all of it, so that no part of the secret stays where it grew out of.
+        // The text never grows: a reallocation would leave parts of the secret in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(4096));
         let mut put = |part: std::fmt::Arguments<'_>| {
             let written = text.write_fmt(part);
@@ -91,7 +94,7 @@ impl KeyLine {
         text
     }
 
-    /// Reads a line; blanks around it do no harm.
+    /// Reads a line. Blanks around it are ignored.
     ///
     /// # Errors
     ///
@@ -133,7 +136,7 @@ impl KeyLine {
 
 const SUM: &str = "&sum=";
 
-/// Eight hexadecimal digits: it finds mistakes in copying, and nothing else.
+/// Returns eight hexadecimal digits that find mistakes in copying, and nothing else.
 fn checksum(text: &str) -> String {
     HEXLOWER.encode(&Sha256::digest(text)[..4])
 }
@@ -171,8 +174,8 @@ impl<'a, I: Iterator<Item = &'a str>> Parts<'a, I> {
         read: impl Fn(&'a str) -> Option<T>,
     ) -> Result<Vec<T>, LineError> {
         let mut all = vec![self.next(name, &read)?];
-        while let Some(one) = self.optional(name, &read)? {
-            all.push(one);
+        while let Some(value) = self.optional(name, &read)? {
+            all.push(value);
         }
         match self.0.next() {
             None => Ok(all),

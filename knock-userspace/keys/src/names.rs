@@ -1,8 +1,8 @@
 //! The alphabets of names, wherever they are written: in configs, key files, lines and commands.
 
-/// What a name of a door may be, for errors.
+/// The form of a door's name, for errors.
 pub const DOOR_NAME_FORM: &str = "1 to 64 letters, digits, `_`, `.` and `-`";
-/// What a name of a key may be, for errors.
+/// The form of a key's name, for errors.
 pub const KEY_NAME_FORM: &str =
     "1 to 64 letters, digits, `_`, `.` and `-`, the first of them not `.` or `-`";
 

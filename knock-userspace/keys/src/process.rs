@@ -1,8 +1,8 @@
-//! What a process that holds keys does for them.
+//! Protection of a process that holds keys.
 
-/// Keeps the memory of this process out of core dumps, as far as the system lets it.
+/// Keeps the memory of this process out of core dumps, as far as the system allows.
 pub fn no_core_dumps() {
-    // Both can only fail where there is nothing of that kind, and then there is no dump.
+    // Each call can only fail where the system lacks it, and such a system makes no dumps.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_dumpable(false);
     #[cfg(all(unix, not(target_os = "linux")))]

@@ -1,24 +1,24 @@
-//! Which sealed knocks come too late: those too far from the clock, and those no newer
-//! than one that was accepted.
+//! Replay protection: a sealed knock is refused if its time is too far from the clock, or not newer
+//! than that of a knock that was accepted.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How far the clock of a device may be off, unless the config says otherwise.
+/// The default of how far the clock of a device may be off.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// Why the time in a knock is refused.
+/// The reason why the time in a knock is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stale {
-    /// The clocks differ.
+    /// The clocks differ too much.
     #[error("its clock is {0}")]
     Clock(Off),
-    /// It, or a newer one, was accepted before.
+    /// A knock with this time, or a newer one, was accepted before.
     #[error("a replay, or older than a knock that was accepted")]
     Replayed,
 }
 
-/// How far one clock is off another.
+/// The difference of one clock from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Off {
     /// Behind by this much.
@@ -50,24 +50,23 @@ pub fn check_time(time_ns: u64, now_ns: u64, window: Duration) -> Result<(), Sta
     Err(Stale::Clock(if time_ns < now_ns { Off::Behind(off) } else { Off::Ahead(off) }))
 }
 
-/// The time of the newest knock of a key that was accepted. All the memory that replay
-/// protection needs.
+/// The time of the newest accepted knock of a key. Replay protection needs no other memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Newest(pub u64);
 
 impl Newest {
-    /// For a key whose newest time was lost at `now_ns`. Whatever was captured until then
-    /// names a time within the window of it, so all that is refused.
+    /// Makes a value for a key whose newest time was lost at `now_ns`. Every knock captured until
+    /// then has a time within the window of `now_ns`, and is refused.
     pub fn lost(now_ns: u64, window: Duration) -> Self {
         let window = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
         Self(now_ns.saturating_add(window))
     }
 
-    /// Takes a knock that names this time.
+    /// Accepts a knock with this time.
     ///
     /// # Errors
     ///
-    /// [`Stale::Replayed`] unless it is strictly newer.
+    /// [`Stale::Replayed`] unless the time is strictly newer.
     pub fn accept(&mut self, time_ns: u64) -> Result<(), Stale> {
         if time_ns <= self.0 {
             return Err(Stale::Replayed);
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_off_is_told_by_how_much() {
+    fn a_clock_that_is_off_is_reported_with_the_difference() {
         let now = 1_000_000_000_000;
         assert_eq!(check_time(now, now, WINDOW), Ok(()));
         let error = check_time(now - 61_000_000_000, now, WINDOW).unwrap_err();

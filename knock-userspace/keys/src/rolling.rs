@@ -1,8 +1,8 @@
 //! Rolling sequences: the steps of a key at a door in a slot of time.
 //!
-//! They are read off a stream of 32-bit little-endian words, HMAC-SHA256 under the derived
-//! key of label, slot, block number and the door's name. A word that would favour some ports
-//! is skipped, and so is a sequence that a port scan in order could meet.
+//! They are read off a stream of 32-bit little-endian words: HMAC-SHA256, under the derived key, of
+//! a label, the slot, a block number and the door's name. A word that would favour some ports is
+//! skipped, and so is a sequence that a port scan in order could meet.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -16,29 +16,29 @@ use zeroize::Zeroizing;
 use super::derive::{Label, derive};
 use super::{Credential, Secret};
 
-/// Length of a slot.
+/// The length of a slot.
 pub const SLOT: Duration = Duration::from_secs(30);
 
-/// The slot of a moment, given in nanoseconds since 1970.
+/// Returns the slot of a time in nanoseconds since 1970.
 pub const fn slot_of(time_ns: u64) -> u64 {
     time_ns / SLOT.as_nanos() as u64
 }
 
-/// What both sides know of a rolling door. It stays as it was when the key was made.
+/// The settings of a rolling door, which both sides keep as they were when the key was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rolling {
-    /// Where steps may be.
+    /// The ports that may be steps.
     pub ports: Ports,
-    /// How many steps.
+    /// The number of steps.
     pub steps: u8,
-    /// Whether they are TCP or UDP at random, and not all UDP.
+    /// Whether steps are TCP or UDP at random, instead of all UDP.
     pub mixed: bool,
 }
 
 impl Rolling {
-    /// How many steps there can be.
+    /// The allowed numbers of steps.
     pub const STEPS: RangeInclusive<u8> = 3..=16;
-    /// How many there are unless the config says otherwise.
+    /// The default number of steps.
     pub const DEFAULT_STEPS: u8 = 5;
 }
 
@@ -51,22 +51,25 @@ pub struct Ports {
     without: Vec<u16>,
 }
 
-/// Why ports cannot be used.
+/// The reason why ports cannot be used for steps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortsError {
-    /// Not a range.
+    /// The text is not a range.
     #[error("`{0}` is not a range of ports: write 20000-32767, from 1 to 65535")]
     NoRange(String),
-    /// Too few are left.
-    #[error("{0} ports are too few for steps that nobody guesses: give {min} or more", min = Ports::FEWEST)]
+    /// Too few ports remain.
+    #[error(
+        "{0} ports are too few, because steps would be easy to guess: give {min} or more",
+        min = Ports::FEWEST
+    )]
     TooFew(u32),
 }
 
 impl Ports {
-    /// Fewer would make guessing cheap.
+    /// The least number of ports. With fewer, guessing would be cheap.
     pub const FEWEST: u32 = 1024;
 
-    /// The ports from `low` to `high`, without those in `without`.
+    /// Makes the set of the ports in `range` without those in `without`.
     ///
     /// # Errors
     ///
@@ -94,7 +97,7 @@ impl Ports {
     ///
     /// # Errors
     ///
-    /// If it is none, or too small.
+    /// If the text is not a range of ports.
     pub fn parse_range(text: &str) -> Result<RangeInclusive<u16>, PortsError> {
         let parse = || {
             let (low, high) = text.split_once('-')?;
@@ -104,12 +107,12 @@ impl Ports {
         parse().ok_or_else(|| PortsError::NoRange(text.to_owned()))
     }
 
-    /// From the first to the last.
+    /// Returns the range from the first port to the last.
     pub const fn range(&self) -> RangeInclusive<u16> {
         self.low..=self.high
     }
 
-    /// Those in the range that are left out.
+    /// Returns the ports in the range that are left out.
     pub fn without(&self) -> &[u16] {
         &self.without
     }
@@ -118,7 +121,7 @@ impl Ports {
         u32::from(self.high - self.low) + 1 - self.without.len() as u32
     }
 
-    /// The port at this place among those that remain.
+    /// Returns the port at this place among those that remain.
     fn at(&self, place: u32) -> u16 {
         let mut port = u32::from(self.low) + place;
         for &without in &self.without {
@@ -128,13 +131,13 @@ impl Ports {
     }
 }
 
-/// A decimal number without sign or leading zeros, from 1 to 65535.
+/// Reads a decimal number without sign or leading zeros, from 1 to 65535.
 pub(super) fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// Makes the steps of one key.
+/// The generator of the steps of one key.
 #[derive(Clone)]
 pub struct Roller(Hmac<Sha256>);
 
@@ -145,11 +148,12 @@ impl fmt::Debug for Roller {
 }
 
 impl Roller {
-    /// Steps further apart than this are no neighbours, which the detector takes for decoys.
+    /// The least distance of two steps, so that none is among the other's neighbours, which are
+    /// decoys.
     const APART: u16 = 8;
 
-    /// For a device with this key; a key pair makes no sequences, because the host would
-    /// have to hold all that makes them.
+    /// Makes a generator for a device with this key. Returns `None` for a key pair: it has no
+    /// sequences, because the host would have to hold the secret that makes them.
     pub fn new(credential: &Credential) -> Option<Self> {
         match credential {
             Credential::Shared(secret) => Some(Self::shared(secret)),
@@ -157,7 +161,7 @@ impl Roller {
         }
     }
 
-    /// For the key with this secret.
+    /// Makes a generator for the key with this secret.
     pub fn shared(secret: &Secret) -> Self {
         let key = derive(secret.expose(), Label::Rolling, &[]);
         // RFC 2104: a key shorter than a block is filled up with zeros.
@@ -166,7 +170,7 @@ impl Roller {
         Self(Hmac::new((&*block).into()))
     }
 
-    /// The steps at `door` in `slot`.
+    /// Returns the steps at `door` in `slot`.
     pub fn steps(&self, door: &str, slot: u64, rolling: &Rolling) -> Vec<Step> {
         let mut words = Stream { roller: self, door, slot, block: 0, words: [0; 8], used: 8 };
         loop {
@@ -187,7 +191,7 @@ impl Roller {
     }
 }
 
-/// Words without end.
+/// An endless stream of words.
 struct Stream<'a> {
     roller: &'a Roller,
     door: &'a str,
@@ -213,7 +217,7 @@ impl Stream<'_> {
         self.words[self.used - 1]
     }
 
-    /// A number below `bound`, each as likely as the others.
+    /// Returns a number below `bound`, all with the same probability.
     fn below(&mut self, bound: u32) -> u32 {
         let fair = u32::MAX - (u32::MAX % bound + 1) % bound;
         loop {
@@ -231,7 +235,7 @@ fn step(words: &mut Stream<'_>, rolling: &Rolling) -> Step {
     Step::new(protocol, rolling.ports.at(words.below(rolling.ports.count())))
 }
 
-/// Whether steps are apart, and in no order in which a scan could meet them.
+/// Whether the steps are far enough apart, and in no order in which a scan could meet them.
 fn fits(steps: &[Step]) -> bool {
     let apart = steps.iter().enumerate().all(|(index, one)| {
         steps[..index].iter().all(|other| one.port.abs_diff(other.port) >= Roller::APART)

@@ -1,4 +1,4 @@
-//! Bytes that nobody else may see.
+//! Secret bytes, and their text.
 
 use std::fmt;
 
@@ -10,38 +10,38 @@ use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 pub struct Secret([u8; Self::LENGTH]);
 
 impl Secret {
-    /// How many bytes there are.
+    /// The number of bytes.
     pub const LENGTH: usize = 32;
 
-    /// Random bytes from the operating system.
+    /// Draws random bytes from the operating system.
     ///
     /// # Errors
     ///
-    /// If it has none to give.
+    /// If the system has none.
     pub fn draw() -> Result<Self, getrandom::Error> {
         let mut secret = Self([0; Self::LENGTH]);
         getrandom::fill(&mut secret.0)?;
         Ok(secret)
     }
 
-    /// Takes `bytes` over and wipes them.
+    /// Copies `bytes` and wipes them.
     pub fn take(bytes: &mut [u8; Self::LENGTH]) -> Self {
         let secret = Self(*bytes);
         bytes.zeroize();
         secret
     }
 
-    /// The bytes themselves.
+    /// Returns the bytes.
     pub const fn expose(&self) -> &[u8; Self::LENGTH] {
         &self.0
     }
 
-    /// As text, for a key file or line.
+    /// Returns the text for a key file or line.
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64URL_NOPAD.encode(&self.0))
     }
 
-    /// The inverse of [`Secret::to_text`].
+    /// Reads the text that [`Secret::to_text`] returns.
     pub fn from_text(text: &str) -> Option<Self> {
         let mut bytes = bytes_from_text(text)?;
         Some(Self::take(&mut bytes))
@@ -54,20 +54,20 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// 32 bytes from their text.
+/// Reads 32 bytes from their text.
 pub(super) fn bytes_from_text(text: &str) -> Option<[u8; 32]> {
     const LENGTH: usize = 43;
     if text.len() != LENGTH {
         return None;
     }
-    // Room for more than the 32 bytes is what the decoder asks for.
+    // The decoder asks for more room than the 32 bytes take.
     let mut bytes = Zeroizing::new([0; 33]);
     let room = BASE64URL_NOPAD.decode_len(LENGTH).ok()?;
     let length = BASE64URL_NOPAD.decode_mut(text.as_bytes(), &mut bytes[..room]).ok()?;
     bytes[..length].try_into().ok()
 }
 
-/// The text of 32 bytes that are no secret.
+/// Returns the text of 32 bytes that are not a secret.
 pub(super) fn bytes_to_text(bytes: &[u8; 32]) -> String {
     BASE64URL_NOPAD.encode(bytes)
 }

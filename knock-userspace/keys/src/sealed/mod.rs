@@ -1,5 +1,5 @@
-//! Sealed knocks: what is inside, sealing and opening. `knock_common::sealed` has the
-//! outside, `docs/sealed-knock.md` both, byte by byte.
+//! Sealed knocks: the inside of the packet, sealing and opening. `knock_common::sealed` has the
+//! outside, and `docs/sealed-knock.md` describes both byte by byte.
 
 use std::net::IpAddr;
 
@@ -17,44 +17,44 @@ use super::derive::{
 };
 use super::{Credential, DoorTag, KeyId, Secret, Verifier};
 
-/// Doors that one knock may name.
+/// The greatest number of doors that one knock may name.
 pub const MOST_DOORS: usize = 4;
-/// Version of the inside.
+/// The version of the inside.
 const VERSION: u8 = 1;
 const BODY: usize = 48;
 const SIGNATURE: usize = 64;
 const INSIDE: usize = BODY + SIGNATURE;
-/// What the cipher authenticates: the key id, the masked time and the fresh bytes.
+/// The length of what the cipher authenticates: the key id, the masked time and the fresh bytes.
 const OUTSIDE: usize = 8 + 8 + 32;
 
-/// What a knock asks for.
+/// The request inside a knock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// To open or to close.
+    /// The action for the doors.
     pub action: Action,
-    /// When it was made, in nanoseconds since 1970.
+    /// The time when the request was made, in nanoseconds since 1970.
     pub time_ns: u64,
-    /// Which doors, one to [`MOST_DOORS`].
+    /// The doors, one to [`MOST_DOORS`].
     pub doors: Vec<DoorTag>,
-    /// For how many seconds; 0 means as long as the door says.
+    /// The wanted time in seconds, or 0 for the time of the door.
     pub wanted_s: u32,
-    /// For whom.
+    /// The address that the request is for.
     pub address: Address,
 }
 
-/// What to do with the doors.
+/// The action of a knock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Let the address in.
     Open,
-    /// Let it in no more.
+    /// Stop letting the address in.
     Close,
 }
 
-/// Whom a knock is for.
+/// The address that a knock is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// Whoever it comes from.
+    /// The address that the packet comes from.
     Seen,
     /// This address.
     Named(IpAddr),
@@ -106,39 +106,39 @@ impl Request {
                 _ => return Err(malformed("address")),
             },
         };
-        // Unused bytes are zero, and there is one way to say each thing.
+        // Unused bytes are zero, and each request has one form only.
         if request.body() == *body { Ok(request) } else { Err(malformed("unused bytes")) }
     }
 }
 
-/// What the inside of a packet asks for, if it means anything.
+/// Reads the inside of a packet. Returns `None` if it is not a request.
 #[cfg(feature = "fuzzing")]
 pub fn read_body(body: &[u8; BODY]) -> Option<Request> {
     Request::read(body).ok()
 }
 
-/// `N` bytes from `at`, which lie inside.
+/// Returns `N` bytes from `at`, which the caller knows to be inside.
 fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     std::array::from_fn(|n| bytes[at + n])
 }
 
-/// Why a packet is no knock of a key.
+/// The reason why a packet is not a knock of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The outside does not fit the key.
+    /// The outside was not made with the key.
     #[error("its tag is wrong")]
     Tag,
-    /// The cipher does not fit the key.
+    /// The inside was not sealed with the key.
     #[error("it was not sealed with this key")]
     Cipher,
     /// The device did not sign it.
     #[error("its signature is wrong")]
     Signature,
-    /// Another version.
+    /// The inside is of another version.
     #[error("it is of version {0}")]
     Version(u8),
-    /// A value that means nothing.
-    #[error("it was made wrongly: {0}")]
+    /// A field of the inside has no meaning.
+    #[error("it is malformed: {0}")]
     Malformed(&'static str),
     /// Inside and outside disagree.
     #[error("it names two times")]
@@ -149,7 +149,7 @@ pub enum OpenError {
 pub struct Sealer {
     id: KeyId,
     prefilter: SipKey,
-    way: SealingKeys,
+    keys: SealingKeys,
 }
 
 enum SealingKeys {
@@ -158,18 +158,19 @@ enum SealingKeys {
 }
 
 impl Sealer {
-    /// For the key with this id; `None` if the host's public key is none.
+    /// Makes a sealer for the key with this id. Returns `None` if the host's public key is not a
+    /// valid X25519 point.
     pub fn new(id: KeyId, credential: &Credential) -> Option<Self> {
         Some(match credential {
             Credential::Shared(secret) => Self {
                 id,
                 prefilter: prefilter(secret.expose()),
-                way: SealingKeys::Shared { cipher: derive(secret.expose(), Label::Sealed, &[]) },
+                keys: SealingKeys::Shared { cipher: derive(secret.expose(), Label::Sealed, &[]) },
             },
             Credential::Public { seed, server } => Self {
                 id,
                 prefilter: prefilter(agree(&exchange_key(seed), server)?.expose()),
-                way: SealingKeys::Public { signing: Box::new(signing_key(seed)), server: *server },
+                keys: SealingKeys::Public { signing: Box::new(signing_key(seed)), server: *server },
             },
         })
     }
@@ -183,12 +184,12 @@ impl Sealer {
         Ok(self.seal_with(request, &Secret::draw()?))
     }
 
-    /// The same with these random bytes, which must never be used again.
+    /// Does the same as [`Sealer::seal`] with these random bytes, which must never be used again.
     pub fn seal_with(&self, request: &Request, random: &Secret) -> [u8; SIZE] {
         let mut packet = [0; SIZE];
         packet[..8].copy_from_slice(&self.id.0);
         let ephemeral;
-        match &self.way {
+        match &self.keys {
             SealingKeys::Shared { .. } => {
                 ephemeral = None;
                 packet[FRESH].copy_from_slice(random.expose());
@@ -204,7 +205,7 @@ impl Sealer {
         let body = request.body();
         let mut inside = Zeroizing::new([0; INSIDE]);
         inside[..BODY].copy_from_slice(&body);
-        let key = match (&self.way, ephemeral) {
+        let key = match (&self.keys, ephemeral) {
             (SealingKeys::Public { signing, server }, Some(ephemeral)) => {
                 let signature = signing.sign(&signed(server, &outside, &body));
                 inside[BODY..].copy_from_slice(&signature.to_bytes());
@@ -219,7 +220,7 @@ impl Sealer {
                 &outside,
                 inside.as_mut_slice().into(),
             );
-            // The only error is a message of more than 256 GiB.
+            // The only possible error is a message of more than 256 GiB.
             if let Ok(tag) = tag {
                 packet[CIPHERTEXT][..INSIDE].copy_from_slice(&*inside);
                 packet[CIPHERTEXT][INSIDE..].copy_from_slice(&tag);
@@ -234,7 +235,7 @@ impl Sealer {
 #[derive(Clone)]
 pub struct Opener {
     prefilter: SipKey,
-    way: OpeningKeys,
+    keys: OpeningKeys,
 }
 
 #[derive(Clone)]
@@ -250,18 +251,19 @@ impl std::fmt::Debug for Opener {
 }
 
 impl Opener {
-    /// For a key of the host; `None` if what should be a public key is none.
+    /// Makes an opener for a key of the host. Returns `None` if a public key of the device is not
+    /// valid.
     pub fn new(verifier: &Verifier) -> Option<Self> {
         Some(match verifier {
             Verifier::Shared(secret) => Self {
                 prefilter: prefilter(secret.expose()),
-                way: OpeningKeys::Shared { cipher: derive(secret.expose(), Label::Sealed, &[]) },
+                keys: OpeningKeys::Shared { cipher: derive(secret.expose(), Label::Sealed, &[]) },
             },
             Verifier::Public { signing, exchange, server } => {
                 let ours = static_secret(server);
                 Self {
                     prefilter: prefilter(agree(&ours, exchange)?.expose()),
-                    way: OpeningKeys::Public {
+                    keys: OpeningKeys::Public {
                         signing: Box::new(VerifyingKey::from_bytes(signing).ok()?),
                         server: server.clone(),
                         server_public: public_key(&ours),
@@ -271,12 +273,12 @@ impl Opener {
         })
     }
 
-    /// What the kernel checks packets with.
+    /// Returns the key with which the kernel checks packets.
     pub const fn prefilter(&self) -> SipKey {
         self.prefilter
     }
 
-    /// Opens a packet. Its time is not compared with anything.
+    /// Opens a packet. The caller must check its time.
     ///
     /// # Errors
     ///
@@ -286,7 +288,7 @@ impl Opener {
             return Err(OpenError::Tag);
         }
         let outside = outside(packet);
-        let key = match &self.way {
+        let key = match &self.keys {
             OpeningKeys::Shared { cipher } => cipher.clone(),
             OpeningKeys::Public { server, server_public, .. } => {
                 let theirs = part(packet, FRESH.start);
@@ -302,7 +304,7 @@ impl Opener {
             .map_err(|_| OpenError::Cipher)?;
         let body: [u8; BODY] = part(&*inside, 0);
         let signature: [u8; SIGNATURE] = part(&*inside, BODY);
-        match &self.way {
+        match &self.keys {
             OpeningKeys::Public { signing, server_public, .. } => {
                 let message = signed(server_public, &outside, &body);
                 let signature = Signature::from_bytes(&signature);
@@ -334,7 +336,7 @@ fn outside(packet: &[u8; SIZE]) -> [u8; OUTSIDE] {
     std::array::from_fn(|n| packet[if n < 8 { n } else { n + 8 }])
 }
 
-/// The cipher key of one packet of a key pair.
+/// Returns the cipher key of one packet of a key pair.
 fn once(
     ours: &StaticSecret,
     theirs: &[u8; 32],
@@ -345,7 +347,8 @@ fn once(
     Some(derive(agreed.expose(), Label::SealedOnce, &[ephemeral, server]))
 }
 
-/// What a device signs: for which host, and all of the packet but the ciphertext.
+/// Returns what a device signs: a label, the host's public key, what the cipher authenticates, and
+/// the body.
 fn signed(server: &[u8; 32], outside: &[u8; OUTSIDE], body: &[u8; BODY]) -> Vec<u8> {
     [b"xknock v1 signed", server.as_slice(), outside, body].concat()
 }

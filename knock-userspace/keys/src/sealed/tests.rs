@@ -100,7 +100,7 @@ fn a_stolen_file_of_a_key_pair_makes_no_knock() {
     let forger = Sealer {
         id,
         prefilter: opener.prefilter(),
-        way: SealingKeys::Public { signing: Box::new(signing_key(&thief)), server },
+        keys: SealingKeys::Public { signing: Box::new(signing_key(&thief)), server },
     };
     let packet = forger.seal(&request()).unwrap();
     assert_eq!(opener.open(&packet), Err(OpenError::Signature));

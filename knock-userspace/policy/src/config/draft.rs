@@ -108,7 +108,7 @@ impl Draft {
     }
 }
 
-/// Returns a mistake at the sequence of the door, or `None` if the sequence has mistakes of its own.
+/// Returns a mistake at the sequence of the door, or `None` if the sequence has other mistakes.
 fn problem_at(doors: &[Placed], problem: &Problem) -> Option<Mistake> {
     let placed = doors.get(problem.door?).filter(|placed| placed.whole)?;
     Some(Mistake::new(placed.knock.clone(), problem.reason.to_string(), problem.reason.help()))

@@ -149,7 +149,7 @@ pub(super) trait Table: Default {
     /// Marks `key` as mistaken if it has no value.
     fn set_mistaken(&mut self, key: &str);
 
-    /// Reads all of `table`. `elsewhere` returns the advice for a key that belongs to another table.
+    /// Reads all of `table`. `elsewhere` returns the advice for a key of another table.
     fn read_all(
         table: DeTable<'_>,
         elsewhere: impl Fn(&str) -> Option<String>,
