@@ -1,5 +1,4 @@
-//! Knocking with a key, again and again until the door opens or it is clear that it will
-//! not.
+//! Knocking with a key, repeated until the door opens or the time for it is over.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, TcpStream, UdpSocket};
@@ -12,22 +11,24 @@ use knock_keys::{
 };
 
 use super::memory::Memory;
-use super::reasons::{Clues, Reasons};
+use super::reasons::{FailedAttempt, Reasons};
 use super::{Connected, Knock, Target, wait_connect};
 
-/// Time between two steps of a sequence.
+/// The time between two steps of a sequence.
 const GAP: Duration = Duration::from_millis(50);
 
-/// Knocks on one door of one host with one key.
+/// The knocks on one door of one host with one key.
 pub struct Knocker {
     line: KeyLine,
     door: KeyDoor,
     target: Target,
     method: KnockMethod,
+    /// The address that the user wants to open for.
     named: Option<IpAddr>,
+    /// The time that the user wants, if it is shorter than the door's.
     wanted: Option<Duration>,
     memory: Memory,
-    /// Whether knocks name no address, because nobody answered to one that did.
+    /// Whether knocks name no address, because the port did not answer after one that did.
     unnamed: bool,
 }
 
@@ -36,56 +37,60 @@ enum KnockMethod {
     Rolling { roller: Roller },
 }
 
-/// What a user may ask for beside the door.
+/// The wishes of a user besides the door.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes {
-    /// For whom to open, if not for this machine.
+    /// The address to open for, if it is not that of this machine.
     pub address: Option<IpAddr>,
-    /// For how long, if that is shorter than what the door allows.
+    /// The time to open for, if it is shorter than the door allows.
     pub lasts: Option<Duration>,
 }
 
-/// Why a knock cannot be made.
+/// The reason why a knock cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum KnockError {
-    /// The key's public key is none.
-    #[error("the key `{0}` is damaged: its server's public key is none")]
+    /// The server's public key is not a valid X25519 point.
+    #[error(
+        "key `{0}` is damaged: the server's public key is invalid; import its line again, or have \
+         a new one drawn on the host with `xknockd key rotate`"
+    )]
     BadKey(String),
-    /// A door takes other methods for that.
+    /// The method of the door cannot do it.
     #[error("door `{door}` is knocked on with a rolling sequence, which cannot {what}")]
     Rolling {
         /// The door.
         door: String,
-        /// What was asked for.
+        /// What it cannot do.
         what: &'static str,
     },
-    /// A sequence opens its door once, and others come too late.
+    /// The door opens for a shorter time than it takes until the next sequence.
     #[error(
         "door `{door}` cannot be kept open: it opens for {lasts}, and a rolling sequence opens it \
-         once in {} s; on the host, make open_for 1m or more, or the door sealed", SLOT.as_secs()
+         once in {} s; on the host, set `open_for` to 1m or more, or `method` to \"sealed\"",
+        SLOT.as_secs()
     )]
     Gaps {
         /// The door.
         door: String,
-        /// How long it opens.
+        /// The time that it opens for.
         lasts: String,
     },
-    /// A door opens for those who knock only.
+    /// The door opens only for the address that a knock comes from.
     #[error(
-        "door `{0}` opens for the address that a knock comes from, and for no other one: leave \
+        "door `{0}` opens for the address that a knock comes from, and for no other: leave \
          --address out, or set `addresses = \"any\"` for this door on the host"
     )]
     OnlyMine(String),
-    /// It could not be sent.
+    /// The knock could not be sent.
     #[error("cannot send a knock to {target}: {why}")]
     Send {
-        /// Where to.
+        /// The address that it was for.
         target: Target,
-        /// Why.
+        /// The error of the system.
         why: io::Error,
     },
-    /// No random bytes.
-    #[error("this system gives no random bytes: {0}")]
+    /// The system has no random bytes.
+    #[error("cannot get random bytes from this system: {0}")]
     Random(getrandom::Error),
     /// A step could not be sent.
     #[error(transparent)]
@@ -93,11 +98,11 @@ pub enum KnockError {
 }
 
 impl Knocker {
-    /// A knocker for `door`, one of those of `line`, at `target`.
+    /// Makes a knocker for `door`, which is one of `line`, at `target`.
     ///
     /// # Errors
     ///
-    /// If the door does not do what is wished.
+    /// If the door cannot fulfil the wishes, or the key is damaged.
     pub fn new(
         line: KeyLine,
         door: KeyDoor,
@@ -128,25 +133,25 @@ impl Knocker {
         };
         let memory = Memory::of(&line);
         let named = wishes.address;
-        // The host refuses what is longer than it allows; without a wish it gives that.
+        // The host refuses a longer time than it allows. Without a wish it gives what it allows.
         let wanted = wishes.lasts.map(whole_seconds).filter(|wanted| *wanted < door.open_for);
         Ok(Self { line, door, target, method, named, wanted, memory, unnamed: false })
     }
 
-    /// The first TCP service behind the door, which tells whether it is open.
+    /// Returns the first TCP service of the door, which shows whether the door is open.
     pub fn service(&self) -> Option<Step> {
         self.door.opens.iter().copied().find(|service| service.protocol == Protocol::Tcp)
     }
 
-    /// How long the door stays open after a knock.
+    /// Returns how long the door stays open after a knock.
     pub fn lasts(&self) -> Duration {
         self.wanted.unwrap_or(self.door.open_for)
     }
 
-    /// When to knock again to keep the door open.
+    /// Returns the time to the next knock that keeps the door open.
     pub fn renewal(&self) -> Duration {
         match self.method {
-            // A slot's sequence opens once, so that of the next one is what keeps the door open.
+            // The sequence of a slot opens once, so the door needs that of the next slot.
             KnockMethod::Rolling { .. } if self.lasts() / 2 <= SLOT => {
                 until_next_slot(wall_clock_ns())
             }
@@ -154,11 +159,11 @@ impl Knocker {
         }
     }
 
-    /// Whether the door can be kept open by knocking again.
+    /// Checks that knocking again keeps the door open.
     ///
     /// # Errors
     ///
-    /// If there would be gaps.
+    /// If the door would be closed between two knocks.
     pub fn may_keep(&self) -> Result<(), KnockError> {
         match self.method {
             KnockMethod::Rolling { .. } if self.lasts() <= SLOT => {
@@ -169,31 +174,31 @@ impl Knocker {
         }
     }
 
-    /// Knocks once, naming an address or not as the knock did to which the port answered; what
-    /// was sent.
+    /// Knocks once, with or without an address like the knock after which the port answered.
+    /// Returns a description of what was sent.
     ///
     /// # Errors
     ///
-    /// If it could not be sent.
+    /// If the knock could not be sent.
     pub fn knock(&mut self) -> Result<String, KnockError> {
         self.send(Action::Open)
     }
 
-    /// Asks the host to close the door again.
+    /// Asks the host to close the door again. Returns a description of what was sent.
     ///
     /// # Errors
     ///
-    /// If the door does not take that, or it could not be sent.
+    /// If the door cannot be closed by a knock, or the knock could not be sent.
     pub fn close(&mut self) -> Result<String, KnockError> {
         self.may_close()?;
         self.send(Action::Close)
     }
 
-    /// Whether the door can be closed by a knock.
+    /// Checks that the door can be closed by a knock.
     ///
     /// # Errors
     ///
-    /// If it cannot.
+    /// If its method cannot do that.
     pub fn may_close(&self) -> Result<(), KnockError> {
         match self.method {
             KnockMethod::Sealed { .. } => Ok(()),
@@ -223,7 +228,7 @@ impl Knocker {
                 let local = socket.local_addr().map_err(failed)?.ip();
                 let address = match self.named {
                     Some(named) => Address::Named(named),
-                    // It closes what is open for who sends it, so catching it gains nothing.
+                    // It closes what is open for its sender, so replaying it gains nothing.
                     None if action == Action::Close && *addresses != Addresses::Own => {
                         Address::Seen
                     }
@@ -251,12 +256,14 @@ impl Knocker {
         }
     }
 
-    /// Knocks until `port` answers, anew each time, for at most `limit`. `on_knock` hears of
-    /// every knock. Those that follow are of the kind that was answered.
+    /// Knocks and tries to connect, with a new knock for each attempt, until `port` answers or
+    /// `limit` is over. Calls `on_knock` with a description of each knock. Knocks after that name
+    /// an address, or do not, like the one after which the port answered.
     ///
     /// # Errors
     ///
-    /// If a knock could not be sent, or why nothing answered, as far as this side can tell.
+    /// If a knock could not be sent, or the port did not answer. The error has the possible
+    /// reasons.
     pub fn open(
         &mut self,
         port: u16,
@@ -281,13 +288,14 @@ impl Knocker {
                 Connected::Refused => refused = true,
                 Connected::Silent => refused = false,
             }
+            // Behind NAT, the host sees another address than the one that the knock named.
             self.unnamed = true;
             patience = (patience * 2).min(LONGEST_TRY);
         }
     }
 
     fn reasons(&self, refused: bool) -> Reasons {
-        let clues = Clues {
+        let attempt = FailedAttempt {
             line: &self.line,
             door: &self.door,
             target: self.target,
@@ -296,23 +304,24 @@ impl Knocker {
             set_back: self.memory.set_back(),
             shorter: self.wanted.is_some(),
         };
-        clues.reasons()
+        attempt.reasons()
     }
 }
 
-/// Why no port answered.
+/// The reason why a door was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It could not be knocked.
+    /// A knock could not be made.
     #[error(transparent)]
     Knock(#[from] KnockError),
-    /// It was, and nothing came of it.
+    /// The port did not answer after the knocks.
     #[error("{0}")]
     NoAnswer(Reasons),
 }
 
-/// For whom to ask. A named address is worth nothing to who catches the packet and sends it
-/// on; but behind NAT this machine does not know the address that the host sees.
+/// Returns the address to ask for. A knock that names an address is worth nothing to an attacker
+/// who captures it and sends it from elsewhere. But behind NAT, this machine does not know the
+/// address that the host sees.
 fn address(addresses: Addresses, local: IpAddr, server: IpAddr, unnamed: bool) -> Address {
     let translated = is_private(local) && !is_private(server);
     match addresses {
@@ -322,7 +331,7 @@ fn address(addresses: Addresses, local: IpAddr, server: IpAddr, unnamed: bool) -
     }
 }
 
-/// Whether an address means something inside a site only.
+/// Whether an address has a meaning inside a site only.
 fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -336,7 +345,8 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// A knock asks for whole seconds, and none of them would mean the door's own time.
+/// Returns a time in whole seconds, as a knock has it, and at least one: 0 would mean the time of
+/// the door.
 fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().max(1))
 }

@@ -1,5 +1,9 @@
-//! Knocks over plain sockets, without root: a TCP step is a connection attempt, a UDP
-//! step an empty datagram.
+//! The client: knocks over plain sockets, without root.
+//!
+//! [`Knock`] sends a sequence: a TCP step is a connection attempt, a UDP step an empty datagram.
+//! [`Knocker`] knocks with a key, by the method of the door, and decides when to knock again.
+//! [`Hosts`] is the user's list of hosts with their keys. [`Target`] resolves a host to one
+//! address, and [`pipe()`] joins a connection with standard input and output.
 #![forbid(unsafe_code)]
 
 mod hosts;
@@ -25,14 +29,14 @@ pub use reasons::Reasons;
 pub use steps::{StepError, parse_steps};
 pub use target::{Family, Target, TargetError};
 
-/// A sequence to be sent.
+/// A sequence to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Knock {
-    /// Who is knocked on.
+    /// The address to knock on.
     pub target: Target,
     /// The steps, in order.
     pub steps: Vec<Step>,
-    /// Time between two steps.
+    /// The time between two steps.
     pub gap: Duration,
 }
 
@@ -46,7 +50,7 @@ pub struct SendError {
 }
 
 impl Knock {
-    /// Sends every step; `on_step` is called after each.
+    /// Sends every step, and calls `on_step` after each.
     ///
     /// # Errors
     ///
@@ -57,8 +61,8 @@ impl Knock {
             move |why| SendError { step, target, why }
         };
         for (index, &step) in self.steps.iter().enumerate() {
-            // The socket is kept until the gap is over, so that its packet leaves even
-            // if a neighbour must be found first, and closed before it sends again.
+            // The socket stays open during the gap, so that its packet leaves even if a neighbour
+            // must be found first. It is closed before TCP would repeat the SYN.
             let _socket = match step.protocol {
                 Protocol::Tcp => tcp(self.target.with_port(step.port)),
                 Protocol::Udp => udp(self.target.with_port(step.port)),
@@ -73,13 +77,13 @@ impl Knock {
     }
 }
 
-/// Sends a SYN and does not wait for what comes back.
+/// Sends a SYN and does not wait for an answer.
 fn tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::from(address)) {
         Ok(()) => Ok(socket),
-        // A closed port on this very host refuses at once.
+        // A closed port on this host refuses at once.
         Err(error) if is_under_way(&error) || error.kind() == io::ErrorKind::ConnectionRefused => {
             Ok(socket)
         }
@@ -106,18 +110,18 @@ fn udp(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket.into())
 }
 
-/// How trying to connect has ended.
+/// The result of trying to connect.
 #[derive(Debug)]
 pub enum Connected {
-    /// It answered, after this time.
+    /// The port answered, after this time.
     Open(TcpStream, Duration),
-    /// It refused to the end.
+    /// The port refused the last attempt.
     Refused,
-    /// It said nothing.
+    /// The port did not answer the last attempt.
     Silent,
 }
 
-/// Tries to connect to `address` until it answers; the time that took, or `None` after
+/// Tries to connect to `address` until it answers. Returns the time that this took, or `None` after
 /// `limit`.
 pub fn wait_open(address: SocketAddr, limit: Duration) -> Option<Duration> {
     match wait_connect(address, limit) {
@@ -128,7 +132,7 @@ pub fn wait_open(address: SocketAddr, limit: Duration) -> Option<Duration> {
 
 /// Tries to connect to `address` until it answers, for at most `limit`.
 pub fn wait_connect(address: SocketAddr, limit: Duration) -> Connected {
-    /// What the agent needs to open the door, on a machine that is not busy.
+    /// The time that an agent needs to open the door, on a machine that is not busy.
     const GRANT: Duration = Duration::from_millis(1);
     const LONGEST_TRY: Duration = Duration::from_secs(2);
     let started = Instant::now();
@@ -139,16 +143,15 @@ pub fn wait_connect(address: SocketAddr, limit: Duration) -> Connected {
         let Some(left) = limit.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
             return if refused { Connected::Refused } else { Connected::Silent };
         };
-        // A SYN that came before the grant was dropped, and its own repetition takes a
-        // second. So tries are short at first, and grow until they outlast the path's
-        // round trip.
+        // A SYN that came before the grant was dropped, and TCP repeats it after a second. So
+        // attempts are short at first, and grow until they outlast the round trip.
         let tried = Instant::now();
         let patient = patience.min(left);
         match TcpStream::connect_timeout(&address, patient) {
             Ok(stream) => return Connected::Open(stream, started.elapsed()),
             Err(error) => refused = error.kind() == io::ErrorKind::ConnectionRefused,
         }
-        // A port that refuses does so at once; no reason to ask faster.
+        // A port that refuses does so at once, which is no reason to ask faster.
         sleep(patient.saturating_sub(tried.elapsed()).min(Duration::from_millis(20)));
         patience = (patience * 2).min(LONGEST_TRY);
     }

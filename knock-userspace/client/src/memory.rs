@@ -1,4 +1,4 @@
-//! The time of the last knock of a key, so that the next one is newer and a clock that was
+//! The saved time of the last knock of a key. With it the next knock is newer, and a clock that was
 //! set back is noticed.
 
 use std::path::PathBuf;
@@ -23,8 +23,8 @@ impl Memory {
         Self { file, last_ns, set_back: None }
     }
 
-    /// The time that the next knock names: now, or just after the last one if the clock was
-    /// set back by less than hosts notice.
+    /// Returns the time for the next knock: now, or just after the last knock if the clock was set
+    /// back by less than hosts notice.
     pub(super) fn next(&mut self, now_ns: u64) -> u64 {
         let back = Duration::from_nanos(self.last_ns.saturating_sub(now_ns));
         if back >= WINDOW {
@@ -33,10 +33,10 @@ impl Memory {
         if self.last_ns >= now_ns && back < WINDOW { self.last_ns + 1 } else { now_ns }
     }
 
-    /// Notes the time of a knock that was sent. That it cannot be kept is no reason not to
-    /// knock.
+    /// Saves the time of a knock that was sent. An error is ignored, because the client can knock
+    /// without it.
     ///
-    /// After a clock that was wrong, an earlier time takes the place of a later one.
+    /// After a clock that was wrong, an earlier time replaces a later one.
     pub(super) fn remember(&mut self, time_ns: u64) {
         self.last_ns = time_ns;
         if let Some(file) = &self.file {
@@ -44,7 +44,7 @@ impl Memory {
         }
     }
 
-    /// By how much the clock was behind the last knock, if hosts notice that.
+    /// Returns how far the clock was behind the time of the last knock, if hosts notice that.
     pub(super) const fn set_back(&self) -> Option<Duration> {
         self.set_back
     }

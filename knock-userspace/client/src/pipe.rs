@@ -1,22 +1,22 @@
-//! Standard input and output, joined with a connection.
+//! The pipe between standard input and output and a connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-/// Which end broke.
+/// The side of the pipe that broke.
 #[derive(Debug, thiserror::Error)]
 pub enum PipeError {
-    /// That to the host.
+    /// The connection to the host.
     #[error("the connection broke: {0}")]
     Connection(io::Error),
-    /// That on this side.
+    /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
 }
 
-/// Copies standard input to `stream` and `stream` to standard output, until the other side
-/// has said all. What comes in after that has nowhere to go.
+/// Copies standard input to `stream` and `stream` to standard output, until the host closes its
+/// side. Standard input is not read to its end then.
 ///
 /// # Errors
 ///
@@ -24,7 +24,7 @@ pub enum PipeError {
 pub fn pipe(stream: &TcpStream) -> Result<(), PipeError> {
     stream.set_nodelay(true).map_err(PipeError::Connection)?;
     let to_host = stream.try_clone().map_err(PipeError::Connection)?;
-    // Nobody waits for it: it ends with this process if standard input stays open.
+    // The thread is not joined: it ends with this process if standard input stays open.
     thread::spawn(move || {
         let _ = copy(io::stdin().lock(), &to_host);
         let _ = to_host.shutdown(Shutdown::Write);
@@ -40,7 +40,7 @@ enum Broken {
     To(io::Error),
 }
 
-/// Hands on what comes as it comes, without waiting for a buffer to fill.
+/// Copies data as it comes, without waiting for a full buffer.
 fn copy(mut from: impl Read, mut to: impl Write) -> Result<(), Broken> {
     let mut buffer = vec![0; 1 << 16];
     loop {

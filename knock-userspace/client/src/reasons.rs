@@ -1,4 +1,4 @@
-//! Why no port answered, as far as this side can tell.
+//! The possible reasons why a port did not answer, as far as the client can know them.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use knock_keys::{Addresses, KeyDoor, KeyLine, KeyMethod, SLOT, WINDOW};
 
 use super::Target;
 
-/// What may be the matter, the most certain first.
+/// Possible reasons, the most certain first.
 #[derive(Debug)]
 pub struct Reasons(Vec<String>);
 
@@ -17,21 +17,21 @@ impl fmt::Display for Reasons {
     }
 }
 
-/// What is known when nobody answered.
-pub(super) struct Clues<'a> {
+/// What the client knows about knocks after which the port did not answer.
+pub(super) struct FailedAttempt<'a> {
     pub(super) line: &'a KeyLine,
     pub(super) door: &'a KeyDoor,
     pub(super) target: Target,
     pub(super) now_s: u64,
-    /// The host refused the connection.
+    /// Whether the host refused the connection.
     pub(super) refused: bool,
-    /// By how much the clock was behind the last knock.
+    /// How far the clock was behind the time of the last knock.
     pub(super) set_back: Option<Duration>,
-    /// A time was wished for that is shorter than that of the door.
+    /// Whether the user wanted a shorter time than that of the door.
     pub(super) shorter: bool,
 }
 
-impl Clues<'_> {
+impl FailedAttempt<'_> {
     pub(super) fn reasons(&self) -> Reasons {
         let mut reasons = Vec::new();
         if self.refused {
@@ -48,12 +48,13 @@ impl Clues<'_> {
         {
             reasons.push(format!("the key ended {} s ago", self.now_s - until));
         }
-        // One of these is enough; the others only add to the common ones.
+        // One of the reasons so far explains it all. Those that follow are guesses, which only add
+        // to the common reasons.
         let certain = !reasons.is_empty();
         if let Some(back) = self.set_back {
             reasons.push(format!(
-                "this machine's clock is {} s behind what it was at the last knock, and the host, \
-                 if it took that one, takes none that is older",
+                "this machine's clock is {} s behind the time of the last knock, and if the host \
+                 accepted that one, it accepts no older one",
                 back.as_secs()
             ));
         }
@@ -61,7 +62,7 @@ impl Clues<'_> {
             reasons.push("the host may allow less than --for asks for".to_owned());
         }
         if let KeyMethod::Sealed { addresses: Addresses::Own, .. } = self.door.method {
-            let what = "this door takes no knocks through NAT (`addresses = \"own\"`)";
+            let what = "this door accepts no knocks through NAT (`addresses = \"own\"`)";
             reasons.push(what.to_owned());
         }
         if let Some(flag) = self.target.other_family() {
@@ -95,12 +96,12 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    fn said(door: &str, change: impl Fn(&mut Clues<'_>)) -> String {
+    fn said(door: &str, change: impl Fn(&mut FailedAttempt<'_>)) -> String {
         let door: KeyDoor = door.parse().unwrap();
         let drawn = Key::draw("k".into(), "h".into(), Kind::Shared, vec![door], NOW, None, None);
         let (_, line) = drawn.unwrap();
         let target = Target::resolve("127.0.0.1", super::super::Family::Any).unwrap();
-        let mut clues = Clues {
+        let mut attempt = FailedAttempt {
             line: &line,
             door: &line.doors[0],
             target,
@@ -109,8 +110,8 @@ mod tests {
             set_back: None,
             shorter: false,
         };
-        change(&mut clues);
-        clues.reasons().to_string()
+        change(&mut attempt);
+        attempt.reasons().to_string()
     }
 
     const SEALED: &str = "ssh:sealed:62201:seen:30:tcp/22";
@@ -124,7 +125,9 @@ mod tests {
 
     #[test]
     fn the_other_family_is_proposed_where_there_is_one() {
-        let both = |clues: &mut Clues<'_>| clues.target = clues.target.beside_another_family();
+        let both = |attempt: &mut FailedAttempt<'_>| {
+            attempt.target = attempt.target.beside_another_family();
+        };
         assert!(said(SEALED, both).contains("127.0.0.1 is not the only address"));
         assert!(said(SEALED, both).contains("try -6"));
         assert!(!said(SEALED, |_| ()).contains("try -"));
@@ -132,13 +135,13 @@ mod tests {
 
     #[test]
     fn a_guess_hides_no_other_reason() {
-        let back = said(SEALED, |clues| clues.set_back = Some(Duration::from_secs(90)));
+        let back = said(SEALED, |attempt| attempt.set_back = Some(Duration::from_secs(90)));
         assert!(back.contains("90 s behind") && back.contains("rotated"), "{back}");
-        let shorter = said(SEALED, |clues| clues.shorter = true);
+        let shorter = said(SEALED, |attempt| attempt.shorter = true);
         assert!(shorter.contains("may allow less") && shorter.contains("rotated"), "{shorter}");
         let own = said("ssh:sealed:62201:own:30:tcp/22", |_| ());
         assert!(own.contains("through NAT") && own.contains("rotated"), "{own}");
-        let ended = said(SEALED, |clues| clues.now_s = NOW - 9);
+        let ended = said(SEALED, |attempt| attempt.now_s = NOW - 9);
         assert_eq!(
             ended,
             "this machine's clock is at least 9 s slow: the key was made later than now"

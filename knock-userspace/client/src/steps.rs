@@ -1,20 +1,20 @@
-//! Steps as people write them on a command line.
+//! Steps as they are written on a command line.
 
 use knock_common::sequence::{Protocol, Step};
 
-/// Text that is no step.
+/// The error for text that is not a step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no step: write tcp/7000, udp/8000, 7000:tcp or 7000 (TCP); ports go from 1 to 65535"
+    "`{0}` is not a step: write tcp/7000, udp/8000, 7000:tcp or 7000 (TCP); ports go from 1 to 65535"
 )]
 pub struct StepError(String);
 
-/// One or more steps, separated by commas: `tcp/7000`, or as the classic client takes
-/// them, `7000:tcp` and `7000`.
+/// Reads one or more steps, separated by commas: `tcp/7000`, or in the form of the classic client,
+/// `7000:tcp` and `7000`.
 ///
 /// # Errors
 ///
-/// For the first part that is no step.
+/// For the first part that is not a step.
 pub fn parse_steps(text: &str) -> Result<Vec<Step>, StepError> {
     text.split(',')
         .map(|part| step(part.trim()).ok_or_else(|| StepError(part.to_owned())))
@@ -61,7 +61,7 @@ mod tests {
             "1,,2",
         ] {
             let error = parse_steps(text).unwrap_err();
-            assert!(error.to_string().contains("is no step"), "{text}");
+            assert!(error.to_string().contains("is not a step"), "{text}");
         }
     }
 

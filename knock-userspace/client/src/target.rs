@@ -1,13 +1,13 @@
-//! Which address a name stands for, from here.
+//! The address to knock on: a name resolved to one address with a route.
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
 
-/// Which address family to use.
+/// The address family to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
-    /// The first that has a route.
+    /// The family of the first address with a route.
     #[default]
     Any,
     /// IPv4 only.
@@ -16,53 +16,53 @@ pub enum Family {
     V6,
 }
 
-/// One address, with its scope if it is link-local. All steps and the connection that
-/// follows go there, because a grant is for the family that knocked.
+/// One address, with its scope if it is link-local. All steps and the connection after them go
+/// there, because a grant is for the family that knocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     address: SocketAddr,
-    /// It was chosen before addresses of the other family, or they cannot be reached.
+    /// Whether the host has addresses of the other family too, and the user left the choice open.
     has_both: bool,
 }
 
-/// Why a name cannot be knocked on.
+/// The reason why a host cannot be knocked on.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// It has no address.
+    /// The name has no address.
     #[error("cannot find the host `{name}`: {why}")]
     Unknown {
         /// The name.
         name: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         why: io::Error,
     },
-    /// It has none of the wanted family.
+    /// The host has no address of the wanted family.
     #[error("the host `{name}` has no {family} address")]
     WrongFamily {
         /// The name.
         name: String,
-        /// The family asked for.
+        /// The wanted family.
         family: &'static str,
     },
-    /// None of its addresses can be reached.
+    /// No address of the host has a route.
     #[error("no route to `{name}`: {why}")]
     NoRoute {
         /// The name.
         name: String,
-        /// What the system said of the last address.
+        /// The error of the system for the last address.
         why: io::Error,
     },
 }
 
 impl Target {
-    /// Resolves `name`, once, to the first address of `family` that has a route.
+    /// Resolves `name` once, to the first address of `family` that has a route.
     ///
     /// # Errors
     ///
     /// See [`TargetError`].
     pub fn resolve(name: &str, family: Family) -> Result<Self, TargetError> {
         let unknown = |why| TargetError::Unknown { name: name.to_owned(), why };
-        // Any port will do: only the address counts.
+        // Only the address is used, so any port will do.
         let literal = name.trim_start_matches('[').trim_end_matches(']');
         let addresses: Vec<_> = (literal, 9).to_socket_addrs().map_err(unknown)?.collect();
         let has_both =
@@ -90,15 +90,15 @@ impl Target {
         })
     }
 
-    /// The address with this port.
+    /// Returns the address with this port.
     pub fn with_port(self, port: u16) -> SocketAddr {
         let mut address = self.address;
         address.set_port(port);
         address
     }
 
-    /// What to give the client for an address of the other family, if the host has one and the
-    /// user left the choice open.
+    /// Returns the option that makes the client use the other family, if the host has addresses of
+    /// both and the user left the choice open.
     pub(super) const fn other_family(self) -> Option<&'static str> {
         match (self.has_both, self.address) {
             (false, _) => None,
@@ -107,19 +107,19 @@ impl Target {
         }
     }
 
-    /// The same of a host with addresses of both families.
+    /// Returns the same target for a host with addresses of both families.
     #[cfg(test)]
     pub(super) const fn beside_another_family(self) -> Self {
         Self { has_both: true, ..self }
     }
 
-    /// What a socket that sends there is bound to.
+    /// Returns the address to which a socket that sends there is bound.
     pub(super) fn any(self) -> SocketAddr {
         any(self.address)
     }
 }
 
-/// The unspecified address of the family of `address`.
+/// Returns the unspecified address of the family of `address`.
 pub(super) fn any(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(_) => ([0; 4], 0).into(),
@@ -127,7 +127,7 @@ pub(super) fn any(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Asks the system for a route; connecting a datagram socket sends nothing.
+/// Asks the system for a route. Connecting a datagram socket sends nothing.
 fn route(address: SocketAddr) -> io::Result<()> {
     UdpSocket::bind(any(address))?.connect(address)
 }

@@ -83,10 +83,10 @@ fn waiting_for_nothing_ends_with_a_reason() {
 }
 
 #[test]
-fn misuse_is_told_from_failure() {
+fn misuse_is_distinguished_from_failure() {
     for (arguments, expected) in [
         (vec!["127.0.0.1"], "no steps"),
-        (vec!["127.0.0.1", "--steps", "tcp/0"], "is no step"),
+        (vec!["127.0.0.1", "--steps", "tcp/0"], "is not a step"),
         (vec!["127.0.0.1", "--steps", "tcp/1", "--wait", "udp/53"], "only TCP ports answer"),
         (vec!["127.0.0.1", "--steps", "tcp/1", "--gap", "soon"], "--gap"),
         (vec!["--steps", "tcp/1"], "<HOST>"),

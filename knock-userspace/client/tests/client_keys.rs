@@ -15,7 +15,7 @@ use knock_keys::{
 };
 use tempfile::TempDir;
 
-/// A user with a home of his own.
+/// A user with a home of their own.
 struct User(TempDir);
 
 impl User {
@@ -35,14 +35,14 @@ impl User {
         self.command(arguments).output().expect("xknock runs")
     }
 
-    /// Runs it and returns what it said, which must have been a success.
+    /// Runs xknock, which must succeed, and returns its output.
     fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.xknock(arguments);
         assert!(output.status.success(), "{}", said(&output));
         said(&output)
     }
 
-    /// Runs it and returns why it failed.
+    /// Runs xknock, which must fail, and returns its output.
     fn fail(&self, arguments: &[&str]) -> String {
         let output = self.xknock(arguments);
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -101,7 +101,7 @@ impl Host {
         self.opener.open(packet[..length].try_into().expect("the size")).expect("of this key")
     }
 
-    /// Opens its port after `knocks` knocks, which it returns, and sends back what comes.
+    /// Opens the port after `knocks` knocks, which are returned, and echoes one connection.
     fn serve(self, knocks: usize) -> JoinHandle<(Self, Vec<Request>)> {
         thread::spawn(move || {
             let requests: Vec<_> = (0..knocks).map(|_| self.request()).collect();
@@ -239,7 +239,7 @@ fn closing_takes_one_packet() {
     assert_ne!(host.request().address, Address::Seen);
 }
 
-/// Runs a command behind the door; its exit status, and what it says.
+/// Runs a command behind the door and returns its exit status and output.
 fn behind_the_door(then: &[&str]) -> (Option<i32>, String) {
     let (user, host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
     user.import(&host.line);
@@ -251,7 +251,7 @@ fn behind_the_door(then: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn however_a_command_ends_the_door_is_closed_and_its_status_told() {
+fn however_a_command_ends_the_door_is_closed_and_its_status_returned() {
     assert_eq!(behind_the_door(&["--", "sh", "-c", "exit 3"]).0, Some(3));
     assert_eq!(behind_the_door(&["sh", "-c", "kill -9 $$"]).0, Some(128 + 9));
     let (code, said) = behind_the_door(&["/nosuchprogram"]);
@@ -305,7 +305,7 @@ fn rolling_steps_are_those_that_the_host_expects() {
 }
 
 #[test]
-fn giving_up_says_why_as_far_as_can_be_told() {
+fn giving_up_says_why_as_far_as_can_be_known() {
     let silent = |change: &dyn Fn(&mut KeyLine)| {
         let (user, mut host) = (User::new(), Host::new(Kind::Shared, "seen", 30));
         change(&mut host.line);
@@ -325,15 +325,15 @@ fn giving_up_says_why_as_far_as_can_be_told() {
     let memory = user.0.path().join("state/xknock").join(host.line.id.to_string());
     fs::write(&memory, format!("{}", (wall_clock_s() + 3600) * 1_000_000_000)).unwrap();
     let said = user.fail(&["host", "--timeout", "300ms"]);
-    assert!(said.contains("s behind what it was at the last knock"), "{said}");
+    assert!(said.contains("s behind the time of the last knock"), "{said}");
     let said = user.fail(&["host", "--timeout", "300ms"]);
     assert!(!said.contains("behind"), "said once: {said}");
     let said = user.fail(&["host", "--timeout", "300ms", "--for", "5s"]);
     assert!(said.contains("may allow less"), "{said}");
     let said = user.fail(&["host", "--door", "db"]);
-    assert!(said.contains("opens no door `db`; it opens ssh"), "{said}");
+    assert!(said.contains("does not open door `db`; it opens ssh"), "{said}");
     let said = user.fail(&["host", "--address", "192.0.2.1"]);
-    assert!(said.contains("and for no other one"), "{said}");
+    assert!(said.contains("and for no other:"), "{said}");
 }
 
 #[test]

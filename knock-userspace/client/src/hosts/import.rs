@@ -1,4 +1,4 @@
-//! Adding a key to the user's hosts.
+//! The import of a key into the user's list of hosts.
 
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, File};
@@ -9,23 +9,23 @@ use knock_keys::{KeyLine, host_name, write_secret};
 
 use super::{Entry, Hosts, HostsError, bare, read_key, read_text, same};
 
-/// What a user may say beside the line that is imported.
+/// The options of an import besides the line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Import<'a> {
-    /// What to call the host.
+    /// The name for the host.
     pub alias: Option<&'a str>,
-    /// Where it is.
+    /// The address of the host.
     pub address: Option<&'a str>,
-    /// Whether what is there may be replaced by something else.
+    /// Whether another key or address in the list may be replaced.
     pub replace: bool,
 }
 
 impl Hosts {
-    /// Adds a key for the host at the address that `import` or the key says. The host gets the
-    /// name in `import`, or that of its address, which is returned.
+    /// Adds a key for the host at the address in `import`, or else in the key. The host gets the
+    /// name in `import`, or else its address as name. Returns the name.
     ///
-    /// A key of the same name and server takes the place of the one that is there; another one
-    /// only if `import` says so.
+    /// A key of the same name and server replaces the one in the list. Another key replaces it only
+    /// if `import` allows that.
     ///
     /// # Errors
     ///
@@ -35,7 +35,8 @@ impl Hosts {
         if host_name(address).is_none() {
             return Err(HostsError::Address(address.to_owned()));
         }
-        // Whatever others imported meanwhile counts, and nobody else does before this is done.
+        // Another process may have imported since the list was read. The lock keeps others out from
+        // here on, so the list is read again under it.
         let _lock = self.lock()?;
         *self = Self::read(self.folder.clone())?;
         let alias = match import.alias {
@@ -60,7 +61,7 @@ impl Hosts {
         Ok(alias)
     }
 
-    /// Gives a host that is there another key and, if the user wants that, another address.
+    /// Gives a host in the list another key and, if the user wants that, another address.
     fn change(
         &self,
         alias: &str,
@@ -85,7 +86,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// The only host with a key of this name.
+    /// Returns the only host with a key of this name.
     fn only_one_with(&self, name: &str) -> Result<&str, HostsError> {
         let has_it = |entry: &Entry| {
             read_key(&self.folder.join(&entry.key)).is_ok_and(|line| line.name == name)
@@ -120,11 +121,11 @@ impl Hosts {
         write(&path, &line.to_text())
     }
 
-    /// Where the key of a new host goes: to no file that another host's key is in.
+    /// Returns the path for the key of a new host, which no other host uses.
     fn free_path(&self, alias: &str) -> PathBuf {
         let comparable = |path: &Path| {
             let path = self.folder.join(path);
-            // There may be no difference between upper and lower case.
+            // The file system may not distinguish upper and lower case.
             path.canonicalize().unwrap_or(path).to_string_lossy().to_lowercase()
         };
         let taken: Vec<_> = self.hosts.values().map(|entry| comparable(&entry.key)).collect();
@@ -138,14 +139,14 @@ impl Hosts {
         path
     }
 
-    /// Adds a host to the end of the list, which keeps what the user wrote there.
+    /// Adds a host to the end of the list. All that the user wrote there stays.
     fn append(&mut self, alias: &str, address: &str, key: &Path) -> Result<(), HostsError> {
         let path = self.folder.join(Self::FILE);
         let mut text = read_text(&path)?;
         if !text.is_empty() {
             text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
         }
-        // Windows takes these as well, and a backslash would begin an escape.
+        // Windows takes slashes too, and a backslash would begin an escape.
         let key = key.to_string_lossy().replace('\\', "/");
         let written = write!(text, "[\"{alias}\"]\naddress = \"{address}\"\nkey = \"{key}\"\n");
         debug_assert!(written.is_ok(), "text takes text");
@@ -154,7 +155,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Makes others who import wait, until the file is closed.
+    /// Locks the list. Other processes that import wait until the returned file is closed.
     fn lock(&self) -> Result<File, HostsError> {
         let path = self.folder.join(".lock");
         let unwritable = |why| HostsError::Unwritable { path: path.clone(), why };
@@ -165,14 +166,14 @@ impl Hosts {
         builder.create(&self.folder).map_err(unwritable)?;
         let file = File::create(&path).map_err(unwritable)?;
         match file.lock() {
-            // Some network file systems know no locks.
+            // Some network file systems have no locks.
             Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(unwritable(error)),
             _ => Ok(file),
         }
     }
 }
 
-/// Refuses names that cannot be those of files.
+/// Refuses names that cannot be file names.
 fn check_alias(alias: &str) -> Result<(), HostsError> {
     const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
     let legal = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
@@ -185,7 +186,7 @@ fn check_alias(alias: &str) -> Result<(), HostsError> {
     if fits { Ok(()) } else { Err(HostsError::Alias(alias.to_owned())) }
 }
 
-/// Writes a file, also where a link to it is.
+/// Writes a file. A symbolic link stays one, and the file that it points to is written.
 fn write(path: &Path, text: &str) -> Result<(), HostsError> {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     write_secret(&real, text, true)

@@ -1,5 +1,5 @@
-//! The hosts that this user has keys for: `hosts.toml` in the user's config folder, with a
-//! file for each key beside it.
+//! The user's hosts with their keys: `hosts.toml` in the user's config folder, and a file for each
+//! key beside it.
 //!
 //! ```text
 //! ["server.example"]
@@ -23,7 +23,7 @@ use toml::Spanned;
 
 pub use import::Import;
 
-/// The user's hosts.
+/// The list of the user's hosts.
 #[derive(Debug)]
 pub struct Hosts {
     folder: PathBuf,
@@ -41,130 +41,130 @@ struct Entry {
 /// A host with its key.
 #[derive(Debug)]
 pub struct Host {
-    /// What the user calls it.
+    /// The name that the user gave it.
     pub alias: String,
-    /// Its name or address.
+    /// The name or address of the host.
     pub address: String,
-    /// The key for it.
+    /// The key for the host.
     pub line: KeyLine,
-    /// The door that is meant if none is named.
+    /// The default door.
     pub door: Option<String>,
 }
 
-/// What is wrong with the user's hosts.
+/// A fault of the list, of its key files, or of a key to import.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
-    /// The system does not tell where configs belong.
-    #[error("cannot tell where your config folder is: {0}")]
+    /// The system does not say where configs belong.
+    #[error("cannot find your config folder: {0}")]
     NoHome(etcetera::HomeDirError),
     /// The list cannot be read.
     #[error("cannot read {}: {why}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         why: io::Error,
     },
-    /// The list says something wrong.
+    /// The list has a mistake.
     #[error("{}:{line}: {message}", path.display())]
     Mistake {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// The line of the mistake.
         line: usize,
-        /// What.
+        /// The mistake.
         message: String,
     },
     /// A key file cannot be used.
     #[error("{0}")]
     Key(FolderError),
-    /// A key file holds no key.
+    /// The text of a key file is not a key.
     #[error("{}: {why}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault of the text.
         why: LineError,
     },
-    /// Something cannot be written.
+    /// A file cannot be written.
     #[error("cannot write {}: {why}", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         why: io::Error,
     },
-    /// The key does not say where its host is.
+    /// The key does not name its host, and neither does the user.
     #[error("this key does not name its host: add --host NAME")]
     NoAddress,
-    /// That is no host.
-    #[error("`{0}` is no host name: leave out the user; for other alphabets use the xn-- form")]
+    /// The address is not one of a host.
+    #[error("`{0}` is not a host name: leave out the user; for other alphabets use the xn-- form")]
     Address(String),
-    /// The host is known by another address.
+    /// The list has another address for this host.
     #[error(
-        "`{alias}` is at {there}, not at {new}: choose another name with --as, or change its \
+        "`{alias}` is at {there}, not at {new}: choose another name with --as, or change the \
          address with --replace"
     )]
     Elsewhere {
         /// The host.
         alias: String,
-        /// The address that is there.
+        /// The address in the list.
         there: String,
-        /// The one that was given.
+        /// The address that was given.
         new: String,
     },
-    /// The key that is there is another server's.
+    /// The list has a key of another server for this host.
     #[error(
-        "`{alias}` has the key `{name}` of the server {host}, which is another one: choose a name \
-         with --as, or replace it with --replace"
+        "`{alias}` has the key `{name}` of the server {host}, which is another server: choose \
+         another name with --as, or replace the key with --replace"
     )]
     OtherServer {
         /// The host.
         alias: String,
-        /// The name of the key that is there.
+        /// The name of the key in the list.
         name: String,
         /// The server that drew it.
         host: String,
     },
-    /// There is another key for this host.
+    /// The list has another key for this host.
     #[error(
-        "`{alias}` has the key `{name}` already, which is another one: choose a name with --as, \
-         or replace it with --replace"
+        "`{alias}` already has another key, `{name}`: choose another name with --as, or replace \
+         the key with --replace"
     )]
     Other {
         /// The host.
         alias: String,
-        /// The name of the key that is there.
+        /// The name of the key in the list.
         name: String,
     },
-    /// The name cannot be used.
+    /// The name cannot be that of a host in the list.
     #[error(
-        "`{0}` cannot be the name of a host: choose one with --as, of letters, digits, `_`, `.`, `:` and \
-         `-`, the first of them no `.` or `-`"
+        "`{0}` cannot be the name of a host: choose one with --as, of up to 200 letters, digits, \
+         `_`, `.`, `:` and `-`, the first of them not `.` or `-`"
     )]
     Alias(String),
 }
 
 impl Hosts {
-    /// The file's name.
+    /// The name of the list's file.
     pub const FILE: &'static str = "hosts.toml";
 
-    /// Those of the user who runs this: in `$XDG_CONFIG_HOME/xknock`, or where this system
-    /// has such things.
+    /// Reads the list of the user who runs this program, in `$XDG_CONFIG_HOME/xknock` or where this
+    /// system keeps configs.
     ///
     /// # Errors
     ///
-    /// If the list is there and cannot be used.
+    /// If the list exists and cannot be used.
     pub fn of_user() -> Result<Self, HostsError> {
         let strategy = etcetera::choose_base_strategy().map_err(HostsError::NoHome)?;
         Self::read(strategy.config_dir().join("xknock"))
     }
 
-    /// Those in a folder, which need not be there.
+    /// Reads the list in a folder. Neither of them need exist.
     ///
     /// # Errors
     ///
-    /// If the list is there and cannot be used.
+    /// If the list exists and cannot be used.
     pub fn read(folder: PathBuf) -> Result<Self, HostsError> {
         let path = folder.join(Self::FILE);
         let text = read_text(&path)?;
@@ -176,11 +176,11 @@ impl Hosts {
         Ok(Self { folder, hosts })
     }
 
-    /// The host that the user calls `name`, or that has this address.
+    /// Returns the host with this name, or else with this address.
     ///
     /// # Errors
     ///
-    /// If its key cannot be used.
+    /// If the key of the host cannot be used.
     pub fn find(&self, name: &str) -> Result<Option<Host>, HostsError> {
         let by_address =
             || self.hosts.iter().find(|(_, entry)| same(entry.address.get_ref(), name));
@@ -191,34 +191,35 @@ impl Hosts {
         Ok(Some(Host { alias, address, line, door: door.clone() }))
     }
 
-    /// The entry with this name; OpenSSH hands names on in lower case.
+    /// Returns the entry with this name. Case is ignored, because OpenSSH passes names on in lower
+    /// case.
     fn called(&self, name: &str) -> Option<(&String, &Entry)> {
         let name = bare(name);
         let alike = || self.hosts.iter().find(|(alias, _)| same(alias, name));
         self.hosts.get_key_value(name).or_else(alike)
     }
 
-    /// What the hosts are called.
+    /// Returns the names of the hosts.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.hosts.keys().map(String::as_str)
     }
 }
 
-/// An address or a name without the brackets that IPv6 has in URLs.
+/// Returns an address or a name without the brackets that IPv6 has in URLs.
 fn bare(name: &str) -> &str {
     name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
 }
 
 /// Whether two names or addresses mean the same.
-fn same(one: &str, other: &str) -> bool {
-    let (one, other) = (bare(one), bare(other));
-    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => one.eq_ignore_ascii_case(other),
+fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (bare(a), bare(b));
+    match (a.parse::<IpAddr>(), b.parse::<IpAddr>()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.eq_ignore_ascii_case(b),
     }
 }
 
-/// The text of the list, which need not be there.
+/// Returns the text of the list, empty if there is no list.
 fn read_text(path: &Path) -> Result<String, HostsError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text),
@@ -233,11 +234,11 @@ fn read_key(path: &Path) -> Result<KeyLine, HostsError> {
 }
 
 impl Host {
-    /// The door called `name`, or the one that is meant by default; what there is instead.
+    /// Returns the door called `name`, or the default door without a name.
     ///
     /// # Errors
     ///
-    /// The names of the key's doors, if it is not among them.
+    /// If the key does not open the door. The error names the doors that it opens.
     pub fn door(&self, name: Option<&str>) -> Result<&KeyDoor, String> {
         let doors = &self.line.doors;
         match name.or(self.door.as_deref()) {
@@ -245,7 +246,7 @@ impl Host {
             Some(name) => doors.iter().find(|door| door.name == name).ok_or_else(|| {
                 let names: Vec<_> = doors.iter().map(|door| &*door.name).collect();
                 format!(
-                    "the key for `{}` opens no door `{name}`; it opens {}",
+                    "the key for `{}` does not open door `{name}`; it opens {}",
                     self.alias,
                     names.join(", ")
                 )
@@ -253,7 +254,7 @@ impl Host {
         }
     }
 
-    /// The door that leads to this TCP port, if the key has one.
+    /// Returns the door that opens this TCP port, if the key has one.
     pub fn door_to(&self, port: u16) -> Option<&KeyDoor> {
         let service = Step::new(Protocol::Tcp, port);
         self.line.doors.iter().find(|door| door.opens.contains(&service))

@@ -52,7 +52,7 @@ fn what_the_user_wrote_stays() {
     hosts.add(&line("laptop", "one"), Import::default()).unwrap();
     assert!(std::fs::read_to_string(&file).unwrap().starts_with(&text));
     let other = hosts.add(&line("phone", "one"), Import::default()).unwrap_err();
-    assert!(other.to_string().contains("`laptop` already"), "{other}");
+    assert!(other.to_string().contains("already has another key, `laptop`"), "{other}");
     hosts.add(&line("phone", "one"), Import { replace: true, ..Import::default() }).unwrap();
 }
 
@@ -89,12 +89,12 @@ fn again(root: &TempDir) -> Hosts {
 }
 
 #[test]
-fn what_is_no_host_name_is_never_written() {
+fn text_that_is_not_a_host_name_is_never_written() {
     let (root, mut hosts) = hosts();
     for address in ["root@server", "a\"b", "bücher.example", "a b"] {
         let import = Import { alias: Some("x"), address: Some(address), ..Import::default() };
         let said = hosts.add(&line("laptop", "one"), import).unwrap_err().to_string();
-        assert!(said.contains("is no host name") && said.contains("xn--"), "{said}");
+        assert!(said.contains("is not a host name") && said.contains("xn--"), "{said}");
     }
     let long = "a".repeat(201);
     for alias in [".", "..", ".lock", "-x", "a/b", "", &*long] {
