@@ -5,7 +5,8 @@ use knock_common::sequence::{Protocol, Step};
 /// The error for text that is not a step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a step: write tcp/7000, udp/8000, 7000:tcp or 7000 (TCP); ports go from 1 to 65535"
+    "`{0}` is not a step: write tcp/7000, udp/8000, 7000:tcp or 7000 (TCP); ports go from 1 to \
+     65535"
 )]
 pub struct StepError(String);
 

@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 /// Returns the time since boot (`CLOCK_BOOTTIME`), which goes on while the host sleeps. It cannot be
 /// set, so a change of the wall clock moves no end.
 pub fn since_boot() -> Duration {
-    // clock_gettime(2) fails for clocks that a kernel does not have; this one is older than
-    // everything else here.
+    // clock_gettime(2) fails only for clocks that the kernel does not have. Every kernel that has
+    // nftables has this one.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,6 +1,6 @@
-//! Whether connection tracking is in use in this network namespace.
+//! The test whether connection tracking is in use in this network namespace.
 //!
-//! Only reading: listing rules and files neither loads nor activates anything.
+//! It only reads: listing rules and files neither loads nor activates anything.
 
 use std::io::ErrorKind;
 
@@ -13,16 +13,16 @@ use super::wire::{self, Attributes};
 
 /// `/proc/sys/net` shows the network namespace of the thread that opens it.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
-/// Tables of legacy iptables; `nat` tracks connections.
+/// The tables of legacy iptables, of which `nat` tracks connections.
 const LEGACY: [&str; 2] =
     ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
-/// Every loaded module, one a line, its name first.
+/// The list of loaded modules, one a line, its name first.
 const MODULES: &str = "/proc/modules";
-/// The modules that make those tables.
+/// The modules that make the table `nat`.
 const LEGACY_NAT: [&str; 2] = ["iptable_nat", "ip6table_nat"];
-/// Expressions of nftables that need connection tracking.
+/// The expressions of nftables that need connection tracking.
 const NATIVE: [&str; 7] = ["ct", "nat", "masq", "redir", "connlimit", "flow_offload", "synproxy"];
-/// Matches and targets of iptables (through nftables) that need it.
+/// The matches and targets of iptables (through nftables) that need connection tracking.
 const COMPAT: [&str; 16] = [
     "conntrack",
     "state",
@@ -42,7 +42,7 @@ const COMPAT: [&str; 16] = [
     "NETMAP",
 ];
 
-/// Connections are tracked, or a rule outside our own table asks for it.
+/// Whether connections are tracked, or a rule outside the table `xknock` needs it.
 pub(super) fn in_use(socket: &mut Socket) -> Result<bool, FirewallError> {
     if read(COUNT)?.is_some_and(|count| count.trim() != "0") {
         return Ok(true);
@@ -56,14 +56,14 @@ pub(super) fn in_use(socket: &mut Socket) -> Result<bool, FirewallError> {
         libc::NFPROTO_UNSPEC,
         Attributes::new(),
     );
-    // The family of a rule is not needed: our own table's name is ours in every family.
+    // The family of a rule is not needed: the table's name is reserved in every family.
     let rules = socket.ask("look for connection tracking", &question)?;
     Ok(rules.iter().any(|rule| !is_ours(rule) && tracks(rule)))
 }
 
-/// Legacy iptables has a table `nat`. Only root may read which tables a namespace has; an agent
-/// with a user of its own asks instead whether the module is there, for all namespaces at once.
-/// It errs on the side of tracking, which lets through what it should and costs a little.
+/// Whether legacy iptables has a table `nat`. Only root may read which tables a namespace has. An
+/// agent with a user of its own looks for the module instead, which all namespaces share. It errs
+/// on the side of tracking, which passes the right packets and costs a little.
 fn legacy_in_use() -> Result<bool, FirewallError> {
     for path in LEGACY {
         match read(path) {
@@ -82,7 +82,7 @@ fn legacy_in_use() -> Result<bool, FirewallError> {
     Ok(false)
 }
 
-/// Whether one of [`LEGACY_NAT`] is among `modules`, as [`MODULES`] lists them.
+/// Whether one of [`LEGACY_NAT`] is among `modules`, in the form of [`MODULES`].
 fn has_legacy_nat(modules: &str) -> bool {
     let mut names = modules.lines().filter_map(|line| line.split(' ').next());
     names.any(|name| LEGACY_NAT.contains(&name))
@@ -108,7 +108,7 @@ pub(super) fn tracks(rule: &[u8]) -> bool {
     })
 }
 
-/// The file, or nothing if it is not there: the module is not loaded.
+/// Returns the text of a file, or `None` if it does not exist because a module is not loaded.
 fn read(path: &'static str) -> Result<Option<String>, FirewallError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_modules_of_legacy_nat_are_told_from_those_that_they_need() {
+    fn the_modules_of_legacy_nat_are_distinguished_from_those_that_they_need() {
         let without =
             "nf_nat 57344 1 nft_nat, Live 0x0\nip_tables 36864 1 iptable_filter, Live 0x0\n";
         assert!(!has_legacy_nat(without));

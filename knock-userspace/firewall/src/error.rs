@@ -1,63 +1,64 @@
-//! What can go wrong between here and nftables, and what to do about it.
+//! Errors of the firewall, each with the step that failed and what to do.
 
 use nix::errno::Errno;
 
-/// An error of the firewall; each says which step failed.
+/// An error of the firewall.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
-    /// The caller may not change the firewall of this network namespace.
+    /// The process may not change the firewall of this network namespace.
     #[error(
         "not allowed to {doing}: CAP_NET_ADMIN is missing; run as root or grant that capability"
     )]
     NotPermitted {
-        /// What was being done.
+        /// The step that failed.
         doing: &'static str,
     },
     /// The kernel has no nftables.
     #[error(
-        "nftables is not available ({errno}) while trying to {doing}; load the module nf_tables or use a kernel \
-         with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET (Linux 5.15 or later)"
+        "nftables is not available ({errno}) while trying to {doing}; load the module nf_tables, \
+         or use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET (Linux 5.15 or later)"
     )]
     Unavailable {
-        /// What was being done.
+        /// The step that failed.
         doing: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         errno: Errno,
     },
-    /// The table is not there, so there is nothing to put grants into.
+    /// The table does not exist, so it cannot take grants.
     #[error(
-        "the table inet xknock is gone (another tool may have flushed the ruleset); install it again"
+        "the table inet xknock is gone (another tool may have flushed the ruleset): install it \
+         again"
     )]
     NoTable,
-    /// The kernel refused one part of a change; nothing was changed.
+    /// The kernel refused one part of a change, so nothing was changed.
     #[error("could not {doing}: the kernel refused {object} ({errno}); nothing was changed")]
     Refused {
-        /// What was being done.
+        /// The step that failed.
         doing: &'static str,
-        /// Which nftables object the kernel refused.
+        /// The nftables object that the kernel refused.
         object: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         errno: Errno,
     },
     /// The netlink socket failed.
     #[error("could not {doing}: netlink {call} failed ({errno})")]
     Socket {
-        /// What was being done.
+        /// The step that failed.
         doing: &'static str,
         /// The system call.
         call: &'static str,
-        /// What it returned.
+        /// The error of the call.
         errno: Errno,
     },
-    /// The kernel answered something that is not part of the protocol.
+    /// The answer of the kernel is not part of the protocol.
     #[error("could not {doing}: the kernel's answer was not understood ({what})")]
     Malformed {
-        /// What was being done.
+        /// The step that failed.
         doing: &'static str,
-        /// What was wrong.
+        /// The fault of the answer.
         what: &'static str,
     },
-    /// A ruleset that nftables cannot hold.
+    /// The ruleset has an interface name that nftables cannot hold.
     #[error("interface name {name:?} is not valid: it must have 1 to 15 bytes")]
     InterfaceName {
         /// The name.
@@ -68,7 +69,7 @@ pub enum FirewallError {
     Proc {
         /// The file.
         path: &'static str,
-        /// Why not.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
@@ -82,7 +83,7 @@ impl FirewallError {
         }
     }
 
-    /// `object` is unknown if the kernel refused the request as a whole.
+    /// Makes the error for a refused request. `object` is `None` if the kernel refused all of it.
     pub(super) fn refused(doing: &'static str, object: Option<String>, errno: Errno) -> Self {
         match (errno, object) {
             (Errno::EPERM, _) => Self::NotPermitted { doing },
@@ -97,13 +98,13 @@ impl FirewallError {
         }
     }
 
-    /// Whether the kernel said that a set has as many elements as its size allows. No set of ours
-    /// has a size, so another tool gave it one.
+    /// Whether the kernel reported a set with as many elements as its size allows. The sets of the
+    /// table have no size, so another tool gave it one.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Refused { errno: Errno::ENFILE, .. })
     }
 
-    /// Whether the kernel said that what was asked about is not there.
+    /// Whether the kernel reported that the object does not exist.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Refused { errno: Errno::ENOENT, .. })
     }

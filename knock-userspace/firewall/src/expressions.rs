@@ -1,7 +1,7 @@
-//! Rule expressions on any register, which nftnl's own lack.
+//! Rule expressions on any register, which those of nftnl lack.
 //!
-//! A concatenated key is made by loading its fields into 4-byte registers side by
-//! side: `NFT_REG32_00` and what follows.
+//! A concatenated key is made by loading its fields into 4-byte registers side by side, from
+//! `NFT_REG32_00` on.
 
 use std::ffi::{CStr, c_void};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use nftnl::nftnl_sys as sys;
 pub(super) const R0: u32 = libc::NFT_REG32_00 as u32;
 pub(super) const R1: u32 = libc::NFT_REG32_01 as u32;
 
-/// One expression: its name in the kernel and its attributes, numbered by libnftnl.
+/// One expression, with its name in the kernel and its attributes as libnftnl numbers them.
 #[derive(Clone)]
 pub(super) struct Expression {
     name: &'static CStr,
@@ -34,11 +34,11 @@ impl Expression {
 
 impl nftnl::expr::Expression for Expression {
     fn to_expr(&self, _: &Rule<'_>) -> NonNull<sys::nftnl_expr> {
-        // SAFETY: the name is a C string that lives for ever.
+        // SAFETY: the name is a C string with static lifetime.
         let raw = unsafe { sys::nftnl_expr_alloc(self.name.as_ptr()) };
         let expr = NonNull::new(raw).expect("libnftnl knows this expression, and memory is left");
         for (attribute, value) in &self.numbers {
-            // SAFETY: `expr` was just allocated and nobody else has it.
+            // SAFETY: `expr` was just allocated, and nothing else refers to it.
             unsafe { sys::nftnl_expr_set_u32(expr.as_ptr(), *attribute as u16, *value) };
         }
         for (attribute, bytes) in &self.data {
@@ -56,7 +56,7 @@ pub(super) fn meta(key: i32, register: u32) -> Expression {
     Expression::new(c"meta", &[key, (sys::NFTNL_EXPR_META_DREG, register)])
 }
 
-/// Bytes of the packet; a packet that lacks them does not match the rule.
+/// Bytes of the packet. A packet that lacks them does not match the rule.
 pub(super) fn payload(base: i32, offset: u32, length: u32, register: u32) -> Expression {
     Expression::new(
         c"payload",
@@ -69,7 +69,7 @@ pub(super) fn payload(base: i32, offset: u32, length: u32, register: u32) -> Exp
     )
 }
 
-/// Offset and flags in an IPv6 fragment header; a packet without one does not match the rule.
+/// Offset and flags in an IPv6 fragment header. A packet without one does not match the rule.
 pub(super) fn fragment_field(register: u32) -> Expression {
     const FRAGMENT: u8 = 44;
     Expression::new(
@@ -83,13 +83,13 @@ pub(super) fn fragment_field(register: u32) -> Expression {
     .data(sys::NFTNL_EXPR_EXTHDR_TYPE, &[FRAGMENT])
 }
 
-/// `ct state`: reading it switches connection tracking on in the network namespace.
+/// `ct state`. A rule that reads it switches connection tracking on in the network namespace.
 pub(super) fn ct_state(register: u32) -> Expression {
     let key = (sys::NFTNL_EXPR_CT_KEY, libc::NFT_CT_STATE as u32);
     Expression::new(c"ct", &[key, (sys::NFTNL_EXPR_CT_DREG, register)])
 }
 
-/// These bytes, whatever the packet is.
+/// A constant.
 pub(super) fn constant(register: u32, bytes: &[u8]) -> Expression {
     Expression::new(c"immediate", &[(sys::NFTNL_EXPR_IMM_DREG, register)])
         .data(sys::NFTNL_EXPR_IMM_DATA, bytes)
@@ -130,13 +130,13 @@ fn compare(how: i32, register: u32, value: &[u8]) -> Expression {
         .data(sys::NFTNL_EXPR_CMP_DATA, value)
 }
 
-/// The key that starts in the first register is in this set.
+/// Whether the key that starts in the first register is in this set.
 pub(super) fn is_in(set: &CStr) -> Expression {
     Expression::new(c"lookup", &[(sys::NFTNL_EXPR_LOOKUP_SREG, R0)])
         .data(sys::NFTNL_EXPR_LOOKUP_SET, set.to_bytes_with_nul())
 }
 
-/// The key that starts in the first register is not in this set.
+/// Whether the key that starts in the first register is not in this set.
 pub(super) fn is_not_in(set: &CStr) -> Expression {
     let inverted = (sys::NFTNL_EXPR_LOOKUP_FLAGS, libc::NFT_LOOKUP_F_INV as u32);
     let mut lookup = is_in(set);
@@ -159,7 +159,7 @@ pub(super) fn service(register: u32) -> [Expression; 2] {
     ]
 }
 
-/// The packet is of the family of `like`, and its source address is in the first register.
+/// Whether the packet is of the family of `like`. Its source address is in the first register then.
 pub(super) fn source(like: IpAddr) -> [Expression; 3] {
     let (family, offset, length) = match like {
         IpAddr::V4(_) => (libc::NFPROTO_IPV4, 12, 4),

@@ -1,8 +1,8 @@
-//! For fuzzers: everything that reads what the kernel answers.
+//! Entry points for fuzzers: everything that reads answers of the kernel.
 
 use super::{conntrack, sets, socket, status, wire};
 
-/// Reads one datagram as all who ask the kernel do; how much was found in it.
+/// Reads one datagram in all ways in which answers are read, and returns how much was found in it.
 pub fn read(datagram: &[u8]) -> usize {
     socket::answers(datagram)
         .map(|answer| {
@@ -12,7 +12,7 @@ pub fn read(datagram: &[u8]) -> usize {
         .sum()
 }
 
-/// Reads the attributes of one answer, whatever it may be about.
+/// Reads the attributes of one answer in all ways, whatever it is about.
 fn attributes(bytes: &[u8]) -> usize {
     let elements = sets::Element::parse(bytes).filter(|element| {
         let service = sets::service_of(&element.key).is_some();

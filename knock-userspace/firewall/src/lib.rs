@@ -1,7 +1,13 @@
-//! The only room that knows nftables and its netlink messages.
+//! The firewall: the only crate that knows nftables and its netlink messages.
 //!
-//! One table, `inet xknock`, holds everything. Every change is one transaction: all of
-//! it or nothing. The table outlives this process, and the kernel ends grants by itself.
+//! One table, `inet xknock`, holds everything. Every change is one transaction, which the kernel
+//! makes as a whole or not at all. The table outlives this process, and the kernel ends grants by
+//! itself.
+//!
+//! [`Firewall`] writes and reads the table, [`Ruleset`] is its content as a policy wants it,
+//! [`Status`] its content as the kernel has it, and [`Watch`] reports changes by other programs.
+//! Of the modules, `rules` and `sets` describe the table, `expressions`, `message` and `wire`
+//! encode it, and `socket` talks to the kernel.
 
 mod clock;
 mod conntrack;
@@ -40,16 +46,16 @@ use self::wire::Attributes;
 
 const TABLE_NAME: &str = "xknock";
 const FAMILY: i32 = libc::NFPROTO_INET;
-/// `IFNAMSIZ`: longest interface name with its closing zero.
+/// `IFNAMSIZ`: the longest interface name with its closing zero.
 const INTERFACE_NAME: usize = 16;
 
-/// A grant, and when it ends.
+/// A grant with its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedGrant {
-    /// Who may reach what.
+    /// The source and the service.
     pub grant: Grant,
-    /// Its end, as [`since_boot`] counts. The kernel counts what remains in milliseconds, and 20 is
-    /// the least.
+    /// The time when the grant ends, as [`since_boot`] counts. The kernel counts the time that remains
+    /// in milliseconds, and 20 is the least.
     pub until: Duration,
 }
 
@@ -59,7 +65,7 @@ pub struct Firewall {
     socket: Socket,
 }
 
-/// A transaction being put together; remembers what each message is about.
+/// A transaction in the making, with the name of the object that each message is about.
 struct Transaction {
     batch: Batch,
     objects: Vec<&'static str>,
@@ -73,7 +79,7 @@ impl Firewall {
     /// If the kernel has no nftables, or `CAP_NET_ADMIN` is missing.
     pub fn open() -> Result<Self, FirewallError> {
         let mut firewall = Self { socket: Socket::open()? };
-        // The answer does not matter here: asking finds out whether one may ask.
+        // The answer does not matter here. The question finds out whether questions are allowed.
         firewall.exists()?;
         Ok(firewall)
     }
@@ -88,7 +94,7 @@ impl Firewall {
         conntrack::in_use(&mut self.socket)
     }
 
-    /// Whether the table is there.
+    /// Whether the table exists.
     ///
     /// # Errors
     ///
@@ -103,12 +109,12 @@ impl Firewall {
         }
     }
 
-    /// Makes the kernel hold this ruleset and these grants, in one transaction. Other grants
-    /// that are there stay, with the time that remains to them, and so do the counted packets.
+    /// Makes the kernel hold this ruleset and these grants, in one transaction. Other grants in the
+    /// table keep the time that remains to them, and the counters keep their values.
     ///
     /// # Errors
     ///
-    /// If an interface name is no such name, or the kernel refuses; then nothing changed.
+    /// If an interface name is not valid, or the kernel refuses. Nothing has changed then.
     pub fn install(
         &mut self,
         ruleset: &Ruleset,
@@ -119,12 +125,13 @@ impl Firewall {
         change.commit(&mut self.socket, "install the firewall")
     }
 
-    /// The same, but whatever the table held before goes, in the same transaction: for when
-    /// another tool made something of it that cannot be changed into what it should be.
+    /// Does the same as [`Firewall::install`], but removes the old content of the table in the same
+    /// transaction. This works also if another tool changed the table in a way that cannot be
+    /// undone piece by piece.
     ///
     /// # Errors
     ///
-    /// As [`Firewall::install`].
+    /// Those of [`Firewall::install`].
     pub fn install_anew(
         &mut self,
         ruleset: &Ruleset,
@@ -136,32 +143,32 @@ impl Firewall {
         change.commit(&mut self.socket, "install the firewall anew")
     }
 
-    /// The address of this socket: the kernel says of every change whose it was.
+    /// Returns the address of this socket, by which a [`Watch`] recognizes its changes.
     ///
     /// # Errors
     ///
-    /// If the kernel does not tell.
+    /// If the kernel does not name it.
     pub fn port(&self) -> Result<u32, FirewallError> {
         self.socket.port()
     }
 
-    /// Adds these grants, or extends those that are there, in one transaction. Of several
-    /// for the same source and service the longest counts.
+    /// Adds these grants, or gives existing ones the new time, in one transaction. Of several for
+    /// the same source and service the longest counts.
     ///
     /// # Errors
     ///
-    /// If the table is gone or the kernel refuses; then no grant was added.
+    /// If the table is gone or the kernel refuses. No grant was added then.
     pub fn grant(&mut self, grants: &[TimedGrant]) -> Result<(), FirewallError> {
         self.change_grants("add grants", &longest(grants), adding)
     }
 
-    /// Ends these grants, in one transaction. Those that are absent are fine.
+    /// Ends these grants, in one transaction. Grants that do not exist are ignored.
     ///
     /// # Errors
     ///
-    /// If the table is gone or the kernel refuses; then no grant was ended.
+    /// If the table is gone or the kernel refuses. No grant was ended then.
     pub fn revoke(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
-        // Elements are added only so that they can be deleted; they must not end in between.
+        // Elements are added only so that they can be deleted, and must not end in between.
         let soon = since_boot() + Duration::from_secs(60);
         let short = |grant| (canonical(grant), soon);
         self.change_grants("revoke grants", &grants.iter().map(short).collect(), |set, elements| {
@@ -169,11 +176,11 @@ impl Firewall {
         })
     }
 
-    /// The table as the kernel holds it; none if it is not there.
+    /// Returns the table as the kernel holds it, or `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked, or what it answers was not understood.
+    /// If the kernel cannot be asked, or its answer is not understood.
     pub fn status(&mut self) -> Result<Option<Status>, FirewallError> {
         match status::read(&mut self.socket) {
             Ok(status) => Ok(Some(status)),
@@ -182,7 +189,7 @@ impl Firewall {
         }
     }
 
-    /// Removes the table and all that is in it. An absent table is fine.
+    /// Removes the table with everything in it, if it exists.
     ///
     /// # Errors
     ///
@@ -238,11 +245,12 @@ impl Transaction {
                 let keys = services.chain([sets::ANY_TRIAL]);
                 keys.map(|key| Element::passing(key, lasts)).collect()
             }
-            // None also if the end of the trial has passed before it got here.
+            // This is also the case if the trial has ended in the meantime.
             None => Vec::new(),
         };
         let table = table();
         self.table(&table, MsgType::Add);
+        // Sets and counter come before the rules that name them.
         for set in sets::ALL {
             self.add(set.text(), [set.create()]);
         }
@@ -255,11 +263,15 @@ impl Transaction {
             (sets::CUT, services(|cut| cut)),
             (sets::TRIAL, trial),
         ];
+        // These sets are what the ruleset says, so elements of an earlier one must go. The sets of
+        // grants are not flushed: running grants stay.
         for (set, elements) in contents {
             self.add(set.text(), [set.flush()]);
             self.add(set.text(), set.add(&elements));
         }
         self.grants(&longest(grants), adding);
+        // The rules come last, because errors name messages by their index in `objects`, where
+        // chains and rules have no names.
         rules::write(&mut self.batch, &table, ruleset);
         Ok(())
     }
@@ -279,7 +291,7 @@ impl Transaction {
         }
     }
 
-    /// Deleting what is absent fails, so it is made sure to be there first.
+    /// Adds the table first, because deleting an absent one fails.
     fn remove_table(&mut self) {
         let table = table();
         for kind in [MsgType::Add, MsgType::Del] {
@@ -294,19 +306,20 @@ impl Transaction {
 
     fn commit(self, socket: &mut Socket, doing: &'static str) -> Result<(), FirewallError> {
         let Self { batch, objects } = self;
-        // What comes after the named objects are the chains and their rules.
+        // The messages after the named objects are the chains and their rules.
         let object = |index: usize| objects.get(index).copied().unwrap_or("a chain or rule").into();
         socket.commit(doing, batch, object)
     }
 }
 
-/// Before Linux 6.12 adding what is there leaves its timeout as it was, and deleting what is
-/// absent fails. This works everywhere.
+/// Returns the messages that add elements, or give existing ones a new timeout. Before Linux 6.12,
+/// adding an existing element keeps its timeout, and deleting an absent one fails. Adding, deleting
+/// and adding again works on every kernel.
 fn adding(set: &Set, elements: &[Element]) -> Vec<Message> {
     [set.add(elements), set.delete(elements), set.add(elements)].concat()
 }
 
-/// Of several grants for the same source and service the longest.
+/// Returns each grant once, with the longest of its times.
 fn longest(grants: &[TimedGrant]) -> BTreeMap<Grant, Duration> {
     let mut longest = BTreeMap::new();
     for TimedGrant { grant, until } in grants {
@@ -320,7 +333,7 @@ fn table() -> Table {
     Table::new(c"xknock", ProtoFamily::Inet)
 }
 
-/// What names the counter of refused packets.
+/// Returns the attributes that name the counter of refused packets.
 fn counter_attributes() -> Attributes {
     let name = rules::REFUSED.to_str().expect("counter names are ASCII");
     Attributes::new()
@@ -329,7 +342,8 @@ fn counter_attributes() -> Attributes {
         .u32(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)
 }
 
-/// IPv4 in IPv6 clothes (`::ffff:a.b.c.d`) is IPv4 on the wire.
+/// Returns the grant with the address that packets have on the wire: IPv4 mapped to IPv6
+/// (`::ffff:a.b.c.d`) becomes IPv4.
 fn canonical(grant: &Grant) -> Grant {
     Grant { source: grant.source.to_canonical(), ..*grant }
 }

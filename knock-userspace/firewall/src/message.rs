@@ -1,4 +1,4 @@
-//! One nftables message, and the one place that hands bytes to a C buffer.
+//! Messages of nftables, and the only place that copies bytes to a C buffer.
 
 use std::ffi::c_void;
 
@@ -7,7 +7,7 @@ use nftnl::{MsgType, NlMsg};
 
 use super::wire::Attributes;
 
-/// `struct nlmsghdr` and `struct nfgenmsg`.
+/// The length of `struct nlmsghdr` and `struct nfgenmsg`.
 pub(super) const HEADERS: usize = 16 + 4;
 
 /// An nftables message that nftnl cannot express.
@@ -20,13 +20,13 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// `kind` is one of `NFT_MSG_*`, `flags` are `NLM_F_*` (request is implied).
+    /// Makes a message. `kind` is one of `NFT_MSG_*`, `flags` are `NLM_F_*` (request is implied).
     pub(super) fn new(kind: i32, flags: i32, family: i32, attributes: Attributes) -> Self {
         let family = u8::try_from(family).expect("families are small");
         Self { kind, flags, family, attributes: attributes.into_bytes() }
     }
 
-    /// The message as it goes over the wire.
+    /// Returns the message as it goes over the wire.
     pub(super) fn encode(&self, sequence: u32) -> BytesMut {
         let length = HEADERS + self.attributes.len();
         let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | self.kind) as u16;

@@ -1,5 +1,5 @@
-//! What the nftables of the running kernel can do. To be asked in a network namespace made
-//! for it: each question leaves a table there.
+//! Probes of the running kernel's nftables. They need a network namespace of their own, because
+//! each probe leaves a table there.
 
 use std::time::Duration;
 
@@ -18,26 +18,26 @@ use super::{
 const OWNER: u32 = 2;
 const PERSIST: u32 = 4;
 
-/// Something that not every kernel's nftables can do.
+/// An ability that not every kernel's nftables has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ability {
     /// Tables of the family `inet`.
     Tables,
-    /// Adding an element again changes its time-out.
+    /// Adding an element again changes its timeout.
     NewTimeouts,
-    /// A table that only the socket which made it can change.
+    /// Tables that only the socket which made them can change.
     Owner,
-    /// The same, when the table outlives that socket.
+    /// Such tables that outlive their socket.
     Persist,
-    /// Answering to a packet that is refused, in the guard's place.
+    /// Answers to refused packets at the hook of the guard.
     Reject,
 }
 
-/// Whether the kernel can.
+/// Whether the kernel has this ability.
 ///
 /// # Errors
 ///
-/// If that cannot be found out.
+/// If the probe failed for another reason.
 pub fn has(ability: Ability) -> Result<bool, String> {
     let tried = Socket::open().and_then(|mut socket| match ability {
         Ability::Tables => with_flags(&mut socket, 0),

@@ -1,4 +1,4 @@
-//! The three chains and their rules.
+//! The three chains of the table, and their rules.
 
 use std::net::IpAddr;
 
@@ -17,15 +17,15 @@ pub(super) const CHECK: &std::ffi::CStr = c"check";
 const FIRST_FRAGMENT: &std::ffi::CStr = c"first_fragment";
 pub(super) const REFUSED: &std::ffi::CStr = c"refused";
 
-/// After connection tracking (-200) and before destination NAT (-100), where ports are
-/// still those that the outside sees.
+/// The place of the guard: after connection tracking (-200) and before destination NAT (-100),
+/// where ports are still those that the outside sees.
 const PRIORITY: i32 = -150;
 
 /// `NF_CT_STATE_BIT`: established and related.
 const RUNNING: u32 = 1 << 1 | 1 << 2;
 
-/// Offset of the TCP flags, and those that tell what opens a connection from the rest. With
-/// FIN or RST beside the SYN it opens none here, but might on a host that a port is
+/// The offset of the TCP flags, and the flags that distinguish packets that open a connection from
+/// others. A SYN with FIN or RST opens none on this host, but might on one that a port is
 /// forwarded to.
 const TCP_FLAGS: u32 = 13;
 const SYN_ACK: u8 = 0x12;
@@ -41,12 +41,12 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
     let first_fragment = Chain::new(FIRST_FRAGMENT, table);
     for chain in [&guard, &check, &first_fragment] {
         batch.add(chain, MsgType::Add);
-        // A rule without a handle stands for all rules of its chain.
+        // Deleting a rule without a handle deletes all rules of its chain.
         batch.add(&Rule::new(chain), MsgType::Del);
     }
 
     let patterns = ruleset.interfaces.iter().filter_map(|name| name.strip_suffix('*'));
-    // A comparison of the first bytes alone is how `nft` writes `iifname "eth*"`.
+    // Like `nft` for `iifname "eth*"`, a pattern compares the first bytes alone.
     let entries = std::iter::once(expr::is_in(sets::INTERFACES.name))
         .chain(patterns.map(|prefix| expr::equal(R0, prefix.as_bytes())));
     for on_interface in entries {
@@ -73,7 +73,7 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
         add(batch, &check, running_by_flags(), Some(Verdict::Accept));
     }
     let drop = (ruleset.mode == Mode::Enforce).then_some(Verdict::Drop);
-    // Any port at all; the comparison says so to who lists the rules.
+    // Any port matches. The comparison makes that visible in a listing of the rules.
     let port = expr::payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, R0);
     let any_port = vec![port, expr::at_least(R0, &[0, 0])];
     add(batch, &first_fragment, any_port, Some(Verdict::Return));
@@ -85,22 +85,23 @@ pub(super) fn write(batch: &mut Batch, table: &Table, ruleset: &Ruleset) {
     }
 }
 
-/// A trial goes on, whatever the packet is to. The key is no service that a packet could name.
+/// A trial is running, whatever the destination of the packet. No packet has the service of this
+/// key.
 fn while_trial() -> Vec<Expression> {
     vec![expr::constant(R0, &sets::ANY_TRIAL), expr::is_in(sets::TRIAL.name)]
 }
 
-/// The service is closed for the time of a trial. Its elements end by themselves, and with
-/// them the trial, whatever has become of the agent.
+/// The service is closed for the time of a trial. The elements end by themselves, so the trial ends
+/// without an agent too.
 fn on_trial() -> Vec<Expression> {
     let mut rule = Vec::from(expr::service(R0));
     rule.push(expr::is_in(sets::TRIAL.name));
     rule
 }
 
-/// A first fragment of IPv6. Behind extension headers its port may come in the second one,
-/// where no rule can read it, and the host puts both together after the guard. RFC 8200
-/// (4.5) wants all headers in the first, so one without a port is refused.
+/// The packet is a first fragment of IPv6. After extension headers its port may come in the second
+/// fragment, where no rule can read it, and the host reassembles both after the guard. RFC 8200
+/// (4.5) wants all headers in the first, so a first fragment without a port is refused.
 fn first_fragments() -> Vec<Expression> {
     const OFFSET: [u8; 2] = 0xfff8u16.to_be_bytes();
     vec![
@@ -114,8 +115,8 @@ fn first_fragments() -> Vec<Expression> {
 
 /// The source is within a prefix.
 ///
-/// One masked comparison per prefix rather than an interval set: hosts list a handful,
-/// overlapping prefixes need no merging, and what was asked for can be read back as it was.
+/// Each prefix is one masked comparison, not an element of an interval set: hosts list a handful,
+/// overlapping prefixes need no merging, and the prefixes can be read back as they were.
 fn from(prefix: &IpNet) -> Vec<Expression> {
     let mut rule = Vec::from(expr::source(prefix.addr()));
     rule.push(expr::mask(R0, &octets(prefix.netmask())));
@@ -123,7 +124,7 @@ fn from(prefix: &IpNet) -> Vec<Expression> {
     rule
 }
 
-/// A packet of a running connection to a service whose connections outlive the grant.
+/// The packet is of a running connection, to a service whose connections outlive the grant.
 fn running_by_conntrack() -> Vec<Expression> {
     let mut rule = Vec::from(expr::service(R0));
     rule.push(expr::is_not_in(sets::CUT.name));
@@ -134,8 +135,9 @@ fn running_by_conntrack() -> Vec<Expression> {
     rule
 }
 
-/// The same without connection tracking: TCP that is *seen* not to be an opening SYN. A
-/// first fragment too short to hold the flags does not match, and goes on to the drop.
+/// The same without connection tracking: the packet is TCP, and its flags show that it is not an
+/// opening SYN. A first fragment that is too short for the flags does not match, and goes on to the
+/// drop.
 fn running_by_flags() -> Vec<Expression> {
     let mut rule =
         vec![expr::meta(libc::NFT_META_L4PROTO, R0), expr::equal(R0, &[Protocol::Tcp.number()])];

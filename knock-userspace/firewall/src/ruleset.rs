@@ -1,4 +1,4 @@
-//! What the kernel shall hold, derived from a policy. Pure.
+//! The ruleset that the kernel is to hold, derived from a policy. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,36 +6,37 @@ use std::time::Duration;
 use ipnet::IpNet;
 use knock_policy::{Connections, Mode, Policy, Service};
 
-/// Everything of the table `inet xknock` but its grants.
+/// Everything in the table `inet xknock` except its grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Names of the guarded interfaces; one that ends with `*` stands for all that begin so.
-    /// They need not be there: one that appears later is guarded from its first packet on.
+    /// Names of the guarded interfaces. A name that ends with `*` stands for all that begin so.
+    /// They need not exist: an interface that appears later is guarded from its first packet on.
     pub interfaces: Vec<String>,
-    /// The services of all doors, and whether their connections end with the grant.
+    /// The services of all doors, each with whether its connections end with the grant.
     pub guarded: BTreeMap<Service, bool>,
-    /// Sources that never need a grant.
+    /// The sources that never need a grant.
     pub always_allow: Vec<IpNet>,
-    /// Whether the guard drops.
+    /// Whether the guard drops what has no grant.
     pub mode: Mode,
-    /// Until when, as [`super::since_boot`] counts, a guard that observes drops nevertheless,
-    /// because `enforce` is being tried. The kernel itself ends it.
+    /// The time, as [`super::since_boot`] counts, until which a guard that observes drops
+    /// nevertheless, because `enforce` is on trial. The kernel itself ends the trial.
     pub trial_until: Option<Duration>,
-    /// How packets of running connections are told from new ones.
+    /// How the guard recognizes packets of running connections.
     pub tracking: Tracking,
 }
 
-/// How packets of running connections are told from new ones; [`Connections`] decided.
+/// How the guard recognizes packets of running connections. It follows from [`Connections`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
-    /// By TCP flags alone; leaves the network namespace without connection tracking.
+    /// By TCP flags alone, which leaves the network namespace without connection tracking.
     Stateless,
     /// By connection tracking.
     Conntrack,
 }
 
 impl Ruleset {
-    /// The ruleset of a policy. `conntrack_in_use` decides what [`Connections::Auto`] means.
+    /// Returns the ruleset of a policy. `conntrack_in_use` decides the meaning of
+    /// [`Connections::Auto`].
     pub fn of(policy: &Policy, conntrack_in_use: bool) -> Self {
         let tracking = match policy.connections {
             Connections::Conntrack => Tracking::Conntrack,
@@ -45,7 +46,7 @@ impl Ruleset {
         let mut guarded = BTreeMap::new();
         for door in &policy.doors {
             for service in &door.opens {
-                // Of two doors to one service the stricter decides.
+                // If two doors open a service, the stricter one decides.
                 *guarded.entry(*service).or_default() |= door.cut;
             }
         }
@@ -62,7 +63,6 @@ impl Ruleset {
 
 #[cfg(test)]
 mod tests {
-
     use knock_common::sequence::Protocol;
 
     use super::*;

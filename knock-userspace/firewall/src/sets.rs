@@ -1,4 +1,4 @@
-//! The named sets of the table: their types, and elements to and from bytes.
+//! The named sets of the table: their types, and the encoding of their elements.
 //!
 //! A concatenated key has each field padded to 4 bytes, in network byte order.
 
@@ -21,18 +21,19 @@ const IPV6_ADDR: u32 = 8;
 const INET_PROTO: u32 = 12;
 const INET_SERVICE: u32 = 13;
 const IFNAME: u32 = 41;
-/// Bits that each type of a concatenation takes in the number of the whole.
+/// The bits that each type of a concatenation takes in the number of the whole.
 const TYPE_BITS: u32 = 6;
 const SERVICE: u32 = INET_PROTO << TYPE_BITS | INET_SERVICE;
 
-/// Elements per message. An attribute holds 64 KiB, and the longest element takes 48 bytes.
+/// The number of elements in a message. An attribute holds 64 KiB, and the longest element takes 48
+/// bytes.
 const PER_MESSAGE: usize = 1000;
-/// Shorter timeouts could round to none at all, which the kernel takes for "for ever".
+/// The shortest timeout. A shorter one could round to 0, which means no timeout to the kernel.
 const SHORTEST: Duration = Duration::from_millis(20);
-/// About a century; the kernel refuses what does not fit its clock.
+/// The longest timeout, about a century. The kernel refuses one that does not fit its clock.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Address family of the grants in a set.
+/// The address family of the grants in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
@@ -44,7 +45,7 @@ pub(super) enum Family {
 pub(super) struct Set {
     pub(super) name: &'static CStr,
     pub(super) family: Option<Family>,
-    /// Whether elements end by themselves.
+    /// Whether elements have timeouts.
     timed: bool,
     id: u32,
     key_type: u32,
@@ -58,14 +59,14 @@ pub(super) const OPEN4: Set =
     Set::new(c"open4", 4, IPV4_ADDR << (2 * TYPE_BITS) | SERVICE, 12, Some(Family::V4));
 pub(super) const OPEN6: Set =
     Set::new(c"open6", 5, IPV6_ADDR << (2 * TYPE_BITS) | SERVICE, 24, Some(Family::V6));
-/// Services that are closed for the time of a trial.
+/// The services that are closed for the time of a trial.
 pub(super) const TRIAL: Set = Set { timed: true, ..Set::new(c"trial", 6, SERVICE, 8, None) };
-/// In [`TRIAL`] as long as there is a trial at all.
+/// The element that is in [`TRIAL`] during every trial.
 pub(super) const ANY_TRIAL: [u8; 8] = [0; 8];
-/// All of them.
+/// All sets of the table.
 pub(super) const ALL: [Set; 6] = [INTERFACES, GUARDED, CUT, OPEN4, OPEN6, TRIAL];
 
-/// One element: its key, and how long it lasts where the set has timeouts.
+/// One element: its key, and the time that it lasts in a set with timeouts.
 #[derive(Clone, Debug)]
 pub(super) struct Element {
     pub(super) key: Vec<u8>,
@@ -87,7 +88,7 @@ impl Set {
         self.name.to_str().expect("set names are ASCII")
     }
 
-    /// The set of the grants of this source.
+    /// Returns the set that holds the grants of this source.
     pub(super) const fn of(source: IpAddr) -> Self {
         match source {
             IpAddr::V4(_) => OPEN4,
@@ -95,9 +96,9 @@ impl Set {
         }
     }
 
-    /// Creates the set unless it is there.
+    /// Returns the message that creates the set unless it exists.
     pub(super) fn create(&self) -> Message {
-        // nft's note to itself about the byte order of the key (NFTNL_UDATA_SET_KEYBYTEORDER):
+        // A note that nft reads, about the byte order of the key (NFTNL_UDATA_SET_KEYBYTEORDER):
         // one attribute of type 0 and 4 bytes, 1 for host order, 2 for network order.
         let order: u32 = if self.key_type == IFNAME { 1 } else { 2 };
         let note = [&[0, 4], order.to_ne_bytes().as_slice()].concat();
@@ -119,23 +120,23 @@ impl Set {
             .text(NFTA_SET_ELEM_LIST_SET, self.text())
     }
 
-    /// Removes all elements.
+    /// Returns the message that removes all elements.
     pub(super) fn flush(&self) -> Message {
         Message::new(libc::NFT_MSG_DELSETELEM, libc::NLM_F_ACK, FAMILY, self.about())
     }
 
-    /// Asks for all elements.
+    /// Returns the message that asks for all elements.
     pub(super) fn dump(&self) -> Message {
         Message::new(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, FAMILY, self.about())
     }
 
-    /// Adds elements. One that is there is no error (and whether its timeout changes
-    /// depends on the kernel: since Linux 6.12 it does).
+    /// Returns the messages that add elements. An element that exists is not an error, and since
+    /// Linux 6.12 its timeout changes.
     pub(super) fn add(&self, elements: &[Element]) -> Vec<Message> {
         self.change(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE | libc::NLM_F_ACK, elements)
     }
 
-    /// Deletes elements, all of which must be there.
+    /// Returns the messages that delete elements, all of which must exist.
     pub(super) fn delete(&self, elements: &[Element]) -> Vec<Message> {
         self.change(libc::NFT_MSG_DELSETELEM, libc::NLM_F_ACK, elements)
     }
@@ -158,17 +159,17 @@ impl Set {
 }
 
 impl Element {
-    /// An element without a timeout.
+    /// Makes an element without a timeout.
     pub(super) fn lasting(key: Vec<u8>) -> Self {
         Self { key, lasts: None }
     }
 
-    /// An element that ends after this time.
+    /// Makes an element that ends after this time.
     pub(super) fn passing(key: [u8; 8], lasts: Duration) -> Self {
         Self { key: key.to_vec(), lasts: Some(lasts.clamp(SHORTEST, LONGEST)) }
     }
 
-    /// The element that is a grant.
+    /// Makes the element for a grant.
     pub(super) fn granting(grant: &Grant, lasts: Duration) -> Self {
         let mut key = match grant.source {
             IpAddr::V4(source) => source.octets().to_vec(),
@@ -187,7 +188,7 @@ impl Element {
         }
     }
 
-    /// The elements in one message of a dump; `lasts` is the time that remains.
+    /// Returns the elements in one message of a dump. Their `lasts` is the time that remains.
     pub(super) fn parse(message: &[u8]) -> impl Iterator<Item = Self> {
         let list = wire::find(message, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
         wire::attributes(list).filter_map(|(_, element)| {
@@ -204,14 +205,14 @@ pub(super) fn service_key(service: Service) -> [u8; 8] {
     [service.protocol.number(), 0, 0, 0, high, low, 0, 0]
 }
 
-/// The service that a key names.
+/// Returns the service that a key names.
 pub(super) fn service_of(key: &[u8]) -> Option<Service> {
     let &[number, _, _, _, high, low, _, _] = key else { return None };
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)?;
     Some(Service::new(protocol, u16::from_be_bytes([high, low])))
 }
 
-/// The grant that a key of `open4` or `open6` names.
+/// Returns the grant that a key of `open4` or `open6` names.
 pub(super) fn grant_of(key: &[u8]) -> Option<Grant> {
     let (source, service) = key.split_at_checked(key.len().checked_sub(8)?)?;
     let source = match source.len() {

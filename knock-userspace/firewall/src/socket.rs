@@ -1,4 +1,4 @@
-//! The netlink socket: transactions and dumps.
+//! The netlink socket to nftables: transactions and dumps.
 
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,17 +12,18 @@ use nix::sys::socket::{
 use super::error::FirewallError;
 use super::message::{HEADERS, Message};
 
-/// Room for the longest netlink message and then some.
+/// The size of the receive buffer, more than the longest netlink message takes.
 const RECEIVE: usize = 256 * 1024;
-/// Answers to a transaction queue up until they are read; each takes one small packet.
+/// The size of the receive queue. Answers to a transaction stay there until they are read, and each
+/// takes one small packet.
 const RECEIVE_QUEUE: usize = 8 * 1024 * 1024;
-/// What the kernel keeps for itself out of the send buffer, generously.
+/// The part of the send buffer that the kernel uses itself, rounded up generously.
 const SEND_OVERHEAD: usize = 64 * 1024;
-/// How often a dump starts again because the ruleset changed under it.
+/// How often a dump is repeated because the ruleset changed meanwhile.
 const DUMP_TRIES: usize = 16;
 const NLMSG_HEADER: usize = 16;
 
-/// One netlink socket to nftables.
+/// A netlink socket to nftables.
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: OwnedFd,
@@ -31,18 +32,18 @@ pub(super) struct Socket {
     sequence: u32,
 }
 
-/// One message of the kernel.
+/// One message from the kernel.
 pub(super) struct Answer<'a> {
     pub(super) kind: i32,
     flags: i32,
     sequence: u32,
-    /// Whose question it answers, or of whose change it tells.
+    /// The address of the socket that asked the question or made the change.
     pub(super) port: u32,
     pub(super) body: &'a [u8],
 }
 
 impl Socket {
-    /// A socket in the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, FirewallError> {
         let doing = "open the firewall";
         let fail = |call| move |errno| FirewallError::socket(doing, call, errno);
@@ -55,13 +56,14 @@ impl Socket {
         )
         .map_err(fail("socket"))?;
         socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(fail("bind"))?;
-        // Without the privilege the limit of the system holds, which small batches fit.
+        // Without the privilege, the queue keeps the size that the system allows, which is enough
+        // for small batches.
         let _ = socket::setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_QUEUE);
         let send_limit = socket::getsockopt(&fd, sockopt::SndBuf).map_err(fail("getsockopt"))?;
         Ok(Self { fd, buffer: vec![0; RECEIVE], send_limit, sequence: 0 })
     }
 
-    /// The address that the kernel gave it.
+    /// Returns the address that the kernel gave the socket.
     pub(super) fn port(&self) -> Result<u32, FirewallError> {
         let address: Result<NetlinkAddr, _> = socket::getsockname(self.fd.as_raw_fd());
         let address = address
@@ -69,9 +71,9 @@ impl Socket {
         Ok(address.pid())
     }
 
-    /// Runs a batch as one transaction: all of it, or nothing.
+    /// Runs a batch as one transaction, which changes everything or nothing.
     ///
-    /// `objects` names each message for errors, in their order.
+    /// `object` returns the name of the message at an index, for errors.
     pub(super) fn commit(
         &mut self,
         doing: &'static str,
@@ -85,7 +87,7 @@ impl Socket {
         self.make_room(doing, bytes.len())?;
         self.send(doing, &bytes)?;
 
-        // nf_tables works inside sendmsg(2), so that every answer is in the queue by now.
+        // nf_tables works inside sendmsg(2), so every answer is in the queue by now.
         let begin_is_acked = begin_is_acked();
         let mut missing: HashSet<u32> = sequences.clone().collect();
         let mut refused = None;
@@ -95,7 +97,7 @@ impl Socket {
                     continue;
                 }
                 match answer.error(doing)? {
-                    // Loading a module makes the kernel start over and answer twice.
+                    // When the kernel loads a module it starts over, and answers twice.
                     None => _ = missing.remove(&answer.sequence),
                     Some(errno) if refused.is_none() => refused = Some((answer.sequence, errno)),
                     Some(_) => {}
@@ -113,7 +115,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends a question, and hands the attributes of each answer to `take`.
+    /// Sends a question and returns the attributes of each answer.
     pub(super) fn ask(
         &mut self,
         doing: &'static str,
@@ -127,7 +129,7 @@ impl Socket {
         Err(FirewallError::Malformed { doing, what: "the ruleset never stopped changing" })
     }
 
-    /// `None` if the ruleset changed while it was being read.
+    /// Does the same once. Returns `None` if the ruleset changed while it was being read.
     fn try_ask(
         &mut self,
         doing: &'static str,
@@ -163,7 +165,7 @@ impl Socket {
         }
     }
 
-    /// Makes the send buffer hold a whole transaction, which goes out in one packet.
+    /// Makes the send buffer large enough for a whole transaction, which is sent as one packet.
     fn make_room(&mut self, doing: &'static str, length: usize) -> Result<(), FirewallError> {
         let need = length + SEND_OVERHEAD;
         if need > self.send_limit {
@@ -175,12 +177,12 @@ impl Socket {
         Ok(())
     }
 
-    /// Throws away what is left of an operation that failed half way.
+    /// Discards the answers that are left of an operation that failed halfway.
     fn discard_stale(&mut self, doing: &'static str) -> Result<(), FirewallError> {
         loop {
             match self.receive(doing, MsgFlags::MSG_DONTWAIT) {
                 Ok(None) => return Ok(()),
-                // The queue overflowed with answers that nobody wants any more.
+                // The queue overflowed with answers that are not needed any more.
                 Ok(Some(_)) | Err(FirewallError::Socket { errno: Errno::ENOBUFS, .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -198,7 +200,8 @@ impl Socket {
         }
     }
 
-    /// `None` if nothing is queued and `flags` say not to wait.
+    /// Receives a datagram into the buffer and returns its length. Returns `None` if nothing is
+    /// queued and `flags` say not to wait.
     fn receive(
         &mut self,
         doing: &'static str,
@@ -216,12 +219,12 @@ impl Socket {
 }
 
 impl Answer<'_> {
-    /// What follows the header of nfnetlink, in an answer that is no error.
+    /// Returns what follows the header of nfnetlink, in an answer that is not an error.
     pub(super) fn attributes(&self) -> Option<&[u8]> {
         self.body.get(HEADERS - NLMSG_HEADER..)
     }
 
-    /// The error that an `NLMSG_ERROR` carries; none if it is an acknowledgement.
+    /// Returns the error that an `NLMSG_ERROR` carries, or `None` if it is an acknowledgement.
     pub(super) fn error(&self, doing: &'static str) -> Result<Option<Errno>, FirewallError> {
         let code = self.body.first_chunk().map(|code| i32::from_ne_bytes(*code));
         match code {
@@ -232,7 +235,7 @@ impl Answer<'_> {
     }
 }
 
-/// The answers in what one `recvmsg` returned.
+/// Returns the answers in the datagram that one `recvmsg` returned.
 pub(super) fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let header: &[u8; NLMSG_HEADER] = bytes.first_chunk()?;
@@ -250,8 +253,9 @@ pub(super) fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     })
 }
 
-/// Since Linux 6.10 (bf2ac490d28c) the begin and end messages of a batch are acknowledged
-/// when asked; nftnl asks on those kernels, and then they have sequence numbers of their own.
+/// Whether the begin message of a batch is acknowledged. Since Linux 6.10 (bf2ac490d28c) the begin
+/// and end messages are acknowledged on request. nftnl requests it on those kernels, and then they
+/// have sequence numbers of their own.
 fn begin_is_acked() -> bool {
     Batch::new().finalize().sequence_numbers().len() == 2
 }

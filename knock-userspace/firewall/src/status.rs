@@ -1,4 +1,4 @@
-//! What the kernel holds, read back.
+//! The content of the table, read back from the kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -20,23 +20,23 @@ const DOING: &str = "read the firewall back";
 pub struct Status {
     /// Whether the guard drops now.
     pub mode: Mode,
-    /// If it drops on trial only: until when, as [`super::since_boot`] counts.
+    /// The time when a trial ends, as [`super::since_boot`] counts, if the guard drops on trial only.
     pub trial_until: Option<Duration>,
     /// The guarded services, in order.
     pub guarded: Vec<Service>,
     /// Names of the guarded interfaces, in order.
     pub interfaces: Vec<String>,
-    /// Sources that never need a grant, as they were installed.
+    /// The sources that never need a grant, as they were installed.
     pub always_allow: Vec<IpNet>,
-    /// Who may reach what, in order.
+    /// The running grants, in order.
     pub grants: Vec<TimedGrant>,
-    /// Packets without a grant: dropped, or in observe mode counted only.
+    /// The number of packets without a grant: dropped, or in observe mode only counted.
     pub refused_packets: u64,
-    /// The bytes of those packets.
+    /// The number of bytes of those packets.
     pub refused_bytes: u64,
 }
 
-/// Reads the table, which must be there.
+/// Reads the table, which must exist.
 pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
     let mut interfaces: Vec<_> = elements(socket, &sets::INTERFACES)?
         .iter()
@@ -54,7 +54,7 @@ pub(super) fn read(socket: &mut Socket) -> Result<Status, FirewallError> {
         // Read after the answer, so that no grant seems to end before it does.
         let now = since_boot();
         grants.extend(elements.iter().filter_map(|element| {
-            // One without a time-out is not ours, and lasts for ever.
+            // An element without a timeout was added by another tool, and never ends.
             let until = now.saturating_add(element.lasts.unwrap_or(Duration::MAX));
             Some(TimedGrant { grant: sets::grant_of(&element.key)?, until })
         }));
@@ -106,14 +106,14 @@ fn refused(socket: &mut Socket) -> Result<(u64, u64), FirewallError> {
     both.ok_or(FirewallError::Malformed { doing: DOING, what: "a counter without numbers" })
 }
 
-/// The packets and bytes of a counter.
+/// Returns the packets and bytes of a counter.
 pub(super) fn counted(object: &[u8]) -> Option<(u64, u64)> {
     let data = wire::find(object, NFTA_OBJ_DATA)?;
     let number = |kind| wire::find(data, kind).and_then(wire::as_u64);
     number(NFTA_COUNTER_PACKETS).zip(number(NFTA_COUNTER_BYTES))
 }
 
-/// The data of all expressions of this name in a rule.
+/// Returns the data of all expressions of this name in a rule.
 fn expressions<'a>(rule: &'a [u8], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let list = wire::find(rule, NFTA_RULE_EXPRESSIONS).unwrap_or_default();
     wire::attributes(list).filter_map(move |(_, expression)| {
@@ -132,7 +132,7 @@ pub(super) fn has_drop(rule: &[u8]) -> bool {
     })
 }
 
-/// The prefix of a rule that is a masked comparison of the source address.
+/// Returns the prefix of a rule that is a masked comparison of the source address.
 pub(super) fn prefix(rule: &[u8]) -> Option<IpNet> {
     if expressions(rule, "lookup").next().is_some() {
         return None;

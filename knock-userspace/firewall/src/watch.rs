@@ -1,7 +1,7 @@
-//! Hears when somebody else changes the table.
+//! The watch on the table: it reports changes by other programs.
 //!
-//! The kernel tells every change of the ruleset to the netlink group of nftables, object by
-//! object, and at the end of each transaction who made it (`NFT_MSG_NEWGEN`).
+//! The kernel announces every change of the ruleset to the netlink group of nftables, object by
+//! object, and at the end of each transaction the process that made it (`NFT_MSG_NEWGEN`).
 
 use std::fmt;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -23,14 +23,14 @@ use super::wire;
 const DOING: &str = "watch the firewall";
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`; groups are counted from 1.
 const GROUP: u32 = 7;
-/// Another tool may change thousands of objects at once. What does not fit is not missed: the
-/// kernel says that something was lost.
+/// The size of the receive queue. Another tool may change thousands of objects at once. If they do
+/// not fit, the kernel reports the loss, which counts as a change.
 const QUEUE: usize = 1 << 20;
 
-/// Who changed the table.
+/// The program that changed the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Culprit {
-    /// Process, as the kernel names it; none if it did not say.
+    /// The process as the kernel names it, or `None` if the kernel did not name it.
     process: Option<(u32, String)>,
 }
 
@@ -43,23 +43,25 @@ impl fmt::Display for Culprit {
     }
 }
 
-/// The listening end.
+/// A socket that receives all changes of the ruleset.
 #[derive(Debug)]
 pub struct Watch {
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
+    /// The address of the socket whose changes are not reported.
     own: u32,
+    /// Whether the transaction that is being received has touched the table.
     changed: bool,
 }
 
-/// What one message means to us.
+/// The meaning of one message.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
     /// Nothing.
     None,
-    /// The table was touched by somebody else.
+    /// Another program touched the table.
     Touched,
-    /// A transaction of somebody else is complete.
+    /// A transaction of another program is complete.
     Complete(Culprit),
 }
 
@@ -76,7 +78,7 @@ impl Watch {
         let protocol = SockProtocol::NetlinkNetFilter;
         let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)
             .map_err(fail("socket"))?;
-        // Without the privilege the limit of the system holds.
+        // Without the privilege, the queue keeps the size that the system allows.
         let _ = socket::setsockopt(&fd, sockopt::RcvBufForce, &QUEUE);
         let groups = 1 << (GROUP - 1);
         socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(fail("bind"))?;
@@ -90,7 +92,7 @@ impl Watch {
         Ok(Self { socket, buffer: vec![0; 64 << 10], own, changed: false })
     }
 
-    /// Waits until somebody else has changed the table, or may have.
+    /// Waits until another program has changed the table, or may have.
     ///
     /// Dropping the future loses nothing.
     ///
@@ -118,7 +120,7 @@ impl Watch {
                 }
                 Err(Errno::EAGAIN) => guard.clear_ready(),
                 Err(Errno::EINTR) => {}
-                // Something was lost, so nobody knows what has changed.
+                // Messages were lost, so the table may have changed.
                 Err(Errno::ENOBUFS) => return Ok(Culprit::default()),
                 Err(errno) => return Err(fail("recvmsg", errno)),
             }
@@ -126,8 +128,8 @@ impl Watch {
     }
 }
 
-/// Every attribute list begins with the name of the table (`NFTA_TABLE_NAME` and its likes are
-/// all number 1), but for the one of a generation.
+/// Returns the meaning of a message. Every attribute list begins with the name of the table
+/// (`NFTA_TABLE_NAME` and the like are all number 1), except that of a generation.
 fn news(message: &Answer<'_>, own: u32) -> News {
     const NEWGEN: i32 = libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_NEWGEN;
     let Some((header, attributes)) = message.body.split_at_checked(HEADERS - 16) else {

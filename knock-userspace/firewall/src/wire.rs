@@ -1,7 +1,7 @@
 //! Netlink attributes as bytes: safe writing, and reading that trusts nothing.
 //!
-//! Layout: `struct nlattr`, `linux/netlink.h`. ReplayStore inside nftables attributes are
-//! in network byte order.
+//! The layout is `struct nlattr` of `linux/netlink.h`. Numbers inside nftables attributes are in
+//! network byte order.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
@@ -10,7 +10,7 @@ const TYPE_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
 const HEADER: usize = 4;
 
-/// Attributes being written, in order.
+/// Attributes in the making, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attributes(BytesMut);
 
@@ -24,7 +24,7 @@ impl Attributes {
         self
     }
 
-    /// A string with its closing zero, as the kernel wants it.
+    /// Adds a string with its closing zero, as the kernel wants it.
     pub(super) fn text(self, kind: u16, value: &str) -> Self {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat())
     }
@@ -58,7 +58,7 @@ impl Attributes {
     }
 }
 
-/// The attributes in `bytes`; ends at the first that does not fit.
+/// Returns the attributes in `bytes`, up to the first that does not fit.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [l0, l1, k0, k1] = *bytes.first_chunk()?;
@@ -69,7 +69,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// The first attribute of this kind.
+/// Returns the value of the first attribute of this kind.
 pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(k, value)| (k == kind).then_some(value))
 }
@@ -82,7 +82,7 @@ pub(super) fn as_u64(value: &[u8]) -> Option<u64> {
     value.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// A string up to its closing zero.
+/// Returns a string up to its closing zero.
 pub(super) fn as_text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value.split(|byte| *byte == 0).next()?).ok()
 }

@@ -36,9 +36,12 @@ impl Default for Trie {
     }
 }
 
+/// The number of nodes below the first level that a track can name.
+const COUNT: u32 = NodeId::MAX.0 - NodeId::DEEPER.0 + 1;
+
 /// The sequences need more nodes than a track can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the sequences have more than {} different beginnings", NodeId::MAX.0 - NodeId::DEEPER.0 + 1)]
+#[error("the sequences have more than {COUNT} different beginnings")]
 pub struct TooManyNodes {
     /// The door with the first sequence for which there was no node left.
     pub door: DoorId,
@@ -148,8 +151,7 @@ impl Nodes<'_> {
         if let Some(known) = self.old.get(&edge).and_then(|transition| transition.next(node)) {
             return Some(known);
         }
-        let count = NodeId::MAX.0 - NodeId::DEEPER.0 + 1;
-        for _ in 0..count {
+        for _ in 0..COUNT {
             let candidate = self.next;
             self.next = match candidate {
                 NodeId::MAX => NodeId::DEEPER,
