@@ -60,7 +60,7 @@ pub enum KnockError {
     Rolling {
         /// The door.
         door: String,
-        /// What it cannot do.
+        /// The thing that it cannot do.
         what: &'static str,
     },
     /// The door opens for a shorter time than it takes until the next sequence.

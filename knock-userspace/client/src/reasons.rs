@@ -17,7 +17,7 @@ impl fmt::Display for Reasons {
     }
 }
 
-/// What the client knows about knocks after which the port did not answer.
+/// The circumstances of knocks after which the port did not answer.
 pub(super) struct FailedAttempt<'a> {
     pub(super) line: &'a KeyLine,
     pub(super) door: &'a KeyDoor,

@@ -14,8 +14,8 @@ use super::uapi::*;
 use super::wire::{self, Attributes};
 use super::{FAMILY, TABLE_NAME};
 
-/// Data types as `nft` numbers them (`enum datatypes` in its `datatype.h`); the kernel
-/// only stores the number, so that `nft list` can print the elements.
+/// Data types as `nft` numbers them (`enum datatypes` in its `datatype.h`). The kernel only stores
+/// the number, with which `nft list` prints the elements.
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
 const INET_PROTO: u32 = 12;

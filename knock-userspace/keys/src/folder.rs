@@ -382,7 +382,7 @@ mod tests {
         fs::copy(folder.file("twin"), folder.file("twin2")).unwrap();
         nix::unistd::mkfifo(&folder.file("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         write_secret(&folder.file("bad name"), "", false).unwrap();
-        fs::write(folder.path().join("README"), "no key").unwrap();
+        fs::write(folder.path().join("README"), "not a key").unwrap();
         let (keys, errors) = folder.read_all();
         assert_eq!(keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["good", "twin"]);
         let said: Vec<_> = errors.iter().map(ToString::to_string).collect();

@@ -92,7 +92,7 @@ mod tests {
                     accepted.push(time);
                 }
             }
-            prop_assert!(accepted.is_sorted_by(|one, next| one < next));
+            prop_assert!(accepted.is_sorted_by(|time, next| time < next));
         }
 
         /// Nothing that passed before a loss passes after it.

@@ -237,8 +237,8 @@ fn step(words: &mut Stream<'_>, rolling: &Rolling) -> Step {
 
 /// Whether the steps are far enough apart, and in no order in which a scan could meet them.
 fn fits(steps: &[Step]) -> bool {
-    let apart = steps.iter().enumerate().all(|(index, one)| {
-        steps[..index].iter().all(|other| one.port.abs_diff(other.port) >= Roller::APART)
+    let apart = steps.iter().enumerate().all(|(index, step)| {
+        steps[..index].iter().all(|other| step.port.abs_diff(other.port) >= Roller::APART)
     });
     let ascends = steps.is_sorted_by_key(|step| step.port);
     let descends = steps.iter().rev().is_sorted_by_key(|step| step.port);

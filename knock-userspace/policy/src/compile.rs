@@ -44,7 +44,7 @@ pub struct LiveSequence {
     pub within: Duration,
 }
 
-/// Why doors cannot be compiled.
+/// The error for doors that cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(.problems))]
 pub struct CompileError {
@@ -63,7 +63,7 @@ pub struct Problem {
     pub reason: Reason,
 }
 
-/// What is wrong with a door's sequence.
+/// The fault of a door's sequence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// A scanner would open the door by accident.
@@ -83,7 +83,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What to do about it.
+    /// Returns the advice to the user.
     pub fn help(&self) -> String {
         match self {
             Self::Scannable { order, .. } => {

@@ -22,7 +22,7 @@ pub struct Policy {
     pub connections: Connections,
     /// How the detector is attached to the interfaces.
     pub attach: Attach,
-    /// What happens to packets that matched a step.
+    /// The treatment of packets that matched a step.
     pub knocks: Knocks,
     /// The sources that never need a grant.
     pub always_allow: Vec<IpNet>,
@@ -121,13 +121,13 @@ pub struct Door {
     pub name: String,
     /// The services that it opens, at least one.
     pub opens: Vec<Service>,
-    /// How one knocks.
+    /// The method of knocking.
     pub method: Method,
     /// The steps of [`Method::Sequence`], two or more. Empty for other methods.
     pub sequence: Vec<Step>,
     /// The longest time from the first step to the last.
     pub within: Duration,
-    /// How long a grant lasts.
+    /// The time that a grant lasts.
     pub open_for: Duration,
     /// Whether running connections end with the grant.
     pub cut: bool,
@@ -179,7 +179,7 @@ impl Door {
     }
 }
 
-/// How one knocks on a door.
+/// The method of knocking on a door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
     /// With the same steps each time.
@@ -270,7 +270,7 @@ pub enum Attach {
     Generic,
 }
 
-/// What happens to packets that matched a step.
+/// The treatment of packets that matched a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Knocks {
     /// They go on, so that a knock port answers as any closed port does.

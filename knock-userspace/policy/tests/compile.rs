@@ -40,7 +40,7 @@ fn simulation(compiled: &Compiled, strays: u8) -> Simulation {
     Simulation::new(limits, &compiled.classes, compiled.trie.edges.iter().map(|(e, t)| (*e, *t)))
 }
 
-/// Whether a scan is the only reason.
+/// Whether scans are the only reason.
 fn is_scannable(error: &CompileError) -> bool {
     error.problems.iter().all(|problem| matches!(problem.reason, Reason::Scannable { .. }))
 }
@@ -54,8 +54,8 @@ fn source(number: u8) -> Source {
     Source::v4([192, 0, 2, number])
 }
 
-/// One way to have begun some sequence: the steps so far, when the first came, and how
-/// many decoys were hit since.
+/// The beginning of a sequence: the steps so far, the time of the first, and the number of decoys
+/// hit since.
 #[derive(Clone, Debug)]
 struct Partial {
     taken: Vec<Step>,
@@ -63,14 +63,14 @@ struct Partial {
     strays: u8,
 }
 
-/// The rules of the design, word by word, over lists: no trie, no packed words.
+/// The rules of the detector in their simplest form, over lists, without a trie or packed words.
 #[derive(Default)]
 struct Naive {
     partials: HashMap<Source, Vec<Partial>>,
 }
 
 impl Naive {
-    /// Delivers one packet; the doors that it opens.
+    /// Delivers one packet and returns the doors that it opens.
     fn knock(
         &mut self,
         policy: &Policy,
@@ -89,7 +89,7 @@ impl Naive {
         let begins =
             |taken: &[Step]| doors().any(|s| s.len() > taken.len() && s.starts_with(taken));
         let partials = self.partials.entry(source).or_default();
-        // A beginning that took too long is none. Whoever knows its next step is told late.
+        // A beginning that took too long does not count any more.
         let mut expected = false;
         let mut opened = BTreeSet::new();
         let mut next = Vec::new();
@@ -125,7 +125,7 @@ impl Naive {
         opened
     }
 
-    /// How many beginnings a source has past its first step.
+    /// Returns the number of beginnings of a source past its first step.
     fn later(&self, source: Source) -> usize {
         let partials = self.partials.get(&source).into_iter().flatten();
         partials.filter(|partial| partial.taken.len() > 1).count()
@@ -153,7 +153,7 @@ fn doors() -> impl Strategy<Value = Vec<(Vec<Step>, bool)>> {
     })
 }
 
-/// What comes next on the wire.
+/// The next packet on the wire.
 #[derive(Clone, Debug)]
 enum Packet {
     /// The next step of a door, as an honest client sends them.
@@ -304,7 +304,7 @@ fn steps_that_overtook_each_other_open_a_door_that_says_so() {
         for step in sequence.iter().rev() {
             simulation.knock(source(100), *step, MILLISECOND);
         }
-        assert_eq!(simulation.take_events(), [], "backwards is no knock");
+        assert_eq!(simulation.take_events(), [], "backwards is not a knock");
     }
 }
 
@@ -402,9 +402,9 @@ fn drawn_sequences_have_different_ports_that_are_apart() {
     let mut rng = StdRng::seed_from_u64(9);
     for _ in 0..1000 {
         let steps = draw_sequence(&mut rng, 6);
-        for (index, one) in steps.iter().enumerate() {
-            assert!(one.port >= 1024);
-            assert!(steps[..index].iter().all(|other| other.port.abs_diff(one.port) >= 8));
+        for (index, step) in steps.iter().enumerate() {
+            assert!(step.port >= 1024);
+            assert!(steps[..index].iter().all(|other| other.port.abs_diff(step.port) >= 8));
         }
     }
 }

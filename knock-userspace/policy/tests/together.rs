@@ -12,7 +12,7 @@ fn door(name: &str, opens: &str, rest: &[&str]) -> String {
     format!("[[door]]\nname = \"{name}\"\nopens = [\"{opens}\"]\n{}\n", rest.join("\n"))
 }
 
-/// What `xknockd check` says about `text`, without line breaks and drawing.
+/// Returns the output of `xknockd check` for `text`, without line breaks and drawing.
 fn shown(text: &str) -> String {
     let draft = Draft::parse("test.toml", text);
     let error = draft.compile(&Served::default(), [7; 32]).expect_err("a mistake");
@@ -191,8 +191,7 @@ fn an_unknown_method_does_not_make_its_fields_mistakes() {
 
 #[test]
 fn a_limit_that_could_not_be_read_accuses_no_sequence() {
-    // With the most strays that a config allows, a scan would open this door: with none, it
-    // would not.
+    // A scan opens this door with the most strays that a config allows, and does not with none.
     let sequence = r#"sequence = ["tcp/7000", "tcp/7003", "tcp/7004"]"#;
     let text = |strays: &str| format!("{strays}\n{}", door("ssh", "tcp/22", &[sequence]));
     assert_shown("fifteen", &text("strays = 15"), &[&[SCAN]]);

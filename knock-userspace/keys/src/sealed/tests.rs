@@ -78,7 +78,7 @@ fn every_flipped_bit_is_refused_even_by_who_knows_the_prefilter_key() {
 }
 
 #[test]
-fn nobody_opens_with_another_key() {
+fn another_key_opens_nothing() {
     for kind in [Kind::Shared, Kind::Public] {
         let (sealer, _) = pair(kind);
         let mut packet = sealer.seal(&request()).unwrap();
@@ -171,7 +171,7 @@ fn inside_and_outside_name_one_time() {
     assert_eq!(opener.open(&packet), Err(OpenError::TwoTimes));
 }
 
-/// What a host does, with its clock going wherever it likes.
+/// The steps of a host whose clock may jump.
 #[test]
 fn a_captured_packet_never_opens_again_whatever_the_clock_does() {
     let (sealer, opener) = pair(Kind::Shared);
@@ -191,9 +191,9 @@ fn a_captured_packet_never_opens_again_whatever_the_clock_does() {
 
 #[test]
 fn a_device_of_the_same_name_is_not_the_same_device() {
-    let part = |kind| {
+    let version = |kind| {
         let (id, _, verifier) = draw(kind).unwrap();
         KeyVersion { id, verifier }
     };
-    assert_ne!(part(Kind::Shared).id, part(Kind::Shared).id);
+    assert_ne!(version(Kind::Shared).id, version(Kind::Shared).id);
 }

@@ -130,11 +130,7 @@ fn door(number: usize, raw: Spanned<raw::Door>, mistakes: &mut Mistakes) -> Plac
         max_grants,
     } = raw.into_inner();
     let name_at = name.place();
-    if matches!(name, Field::Absent) {
-        let what = "this door has no `name`";
-        mistakes.add(Mistake::new(header.clone(), what, "give it one, as in `name = \"ssh\"`"));
-    }
-    let name = mistakes.read(name, |text| values::door_name(&text)).given();
+    let name = door_name(name, header.clone(), mistakes);
     let written = method::Written {
         door: name_at.clone().unwrap_or_else(|| header.clone()),
         method,
@@ -172,6 +168,19 @@ fn door(number: usize, raw: Spanned<raw::Door>, mistakes: &mut Mistakes) -> Plac
             ..default
         },
     }
+}
+
+/// Returns the name if it could be read.
+fn door_name(
+    name: Field<raw::Text>,
+    header: Range<usize>,
+    mistakes: &mut Mistakes,
+) -> Option<String> {
+    if matches!(name, Field::Absent) {
+        let help = "give it one, as in `name = \"ssh\"`";
+        mistakes.add(Mistake::new(header, "this door has no `name`", help));
+    }
+    mistakes.read(name, |text| values::door_name(&text)).given()
 }
 
 /// Returns the services that could be read.

@@ -186,7 +186,8 @@ fn steps(sequence: Texts, knocks: &mut Knocks, mistakes: &mut Mistakes) -> bool 
             continue;
         };
         if before == Some(step) {
-            let what = format!("{step} twice in a row cannot be told from a retransmission");
+            let what =
+                format!("{step} twice in a row cannot be distinguished from a retransmission");
             mistakes.add(Mistake::new(span.clone(), what, "put another step between the two"));
             whole = false;
         }

@@ -14,7 +14,7 @@ opens = ["tcp/22"]
 sequence = ["tcp/7000", "udp/8000", "tcp/9000"]
 "#;
 
-/// As a user reads it, without line breaks and drawing.
+/// Returns the errors for `text` as a user reads them, without line breaks and drawing.
 fn shown(text: &str) -> String {
     let error = parse("test.toml", text).expect_err("a mistake");
     let shown = format!("{:?}", miette::Report::new(error));
@@ -40,7 +40,7 @@ fn the_example_has_every_key_and_loads() {
     let policy = parse("xknockd.toml", text).unwrap();
     assert_eq!(policy.attach, Attach::Auto);
     assert_eq!(policy.knocks, Knocks::Pass);
-    assert_eq!(policy.mode, Mode::Observe, "an example that is copied harms nobody");
+    assert_eq!(policy.mode, Mode::Observe, "a copy of the example must do no harm");
     let keys = <raw::Config as Table>::KEYS.iter().chain(<raw::Door as Table>::KEYS);
     for key in keys.filter(|key| **key != "door") {
         let set = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
@@ -84,7 +84,7 @@ fn every_mistake_is_shown_with_its_place_and_what_would_be_right() {
             &["test.toml:5:12", "no time at all", "1s to 30days"],
         ),
         (
-            "a time that is none",
+            "text that is not a time",
             format!("{SSH}within = \"soon\"\n"),
             &["test.toml:5:10", "no length of time"],
         ),
@@ -243,7 +243,7 @@ fn mistakes_about_keys_are_shown_with_their_place() {
             &["test.toml:4:10", "\"sequence\" or \"rolling\" or \"sealed\""],
         ),
         (
-            "a sequence that nobody would use",
+            "a sequence without a use",
             format!("{SSH}method = \"sealed\"\n"),
             &["test.toml:4:12", "`sequence` has no meaning", "method = \"sequence\""],
         ),
@@ -256,7 +256,7 @@ fn mistakes_about_keys_are_shown_with_their_place() {
         ),
         ("port 0", keyed("\"sealed\"\nport = 0"), &["test.toml:5:8", "1 to 65535"]),
         (
-            "addresses of nobody",
+            "an unknown word for addresses",
             keyed("\"sealed\"\naddresses = \"all\""),
             &["test.toml:5:13", "\"seen\" or \"own\" or \"any\""],
         ),
@@ -287,7 +287,7 @@ fn mistakes_about_keys_are_shown_with_their_place() {
             &["test.toml:1:8", "\"/etc/xknock/keys\""],
         ),
         (
-            "a window that is none",
+            "a window out of range",
             format!("clock_window = \"1d\"\n{SSH}"),
             &["test.toml:1:16", "1s to 1h"],
         ),
