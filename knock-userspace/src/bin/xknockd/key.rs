@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, stdout};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use knock_common::sequence::Step;
 use knock_keys::{
-    self, Folder, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name, no_core_dumps,
-    time_to_text,
+    self, Folder, KEY_NAME_FORM, Key, KeyDoor, KeyLine, Kind, Ports, Rolling, key_name,
+    no_core_dumps, time_to_text, wall_clock_s,
 };
 use knock_output::{OutputError, note, out};
 use knock_policy::compile::taken_ports;
@@ -132,7 +132,7 @@ fn rotate(
         );
     }
     let mut key = before.clone();
-    let now = now();
+    let now = wall_clock_s();
     if let Some(expires) = expires {
         key.expires = Some(now.saturating_add(expires.as_secs()));
     }
@@ -179,10 +179,7 @@ impl Place {
 
 fn add(places: &Places, args: AddArgs) -> Result<()> {
     let AddArgs { name, doors, host, expires, longest, public, place } = args;
-    ensure!(
-        key_name(&name).is_some(),
-        "`{name}` cannot be the name of a key: use 1 to 64 letters, digits, `_`, `.` and `-`"
-    );
+    ensure!(key_name(&name).is_some(), "`{name}` cannot be the name of a key: use {KEY_NAME_FORM}");
     let Some(policy) = place.policy()? else {
         bail!("there is no config: write {}, with a door of method \"sealed\"", policy::DEFAULT);
     };
@@ -191,7 +188,7 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     let doors: BTreeSet<_> = doors.into_iter().collect();
     let doors = doors.iter().map(|door| key_door(&policy, door, kind, longest, &used));
     let doors = doors.collect::<Result<Vec<_>>>()?;
-    let now = now();
+    let now = wall_clock_s();
     let expires = expires.map(|expires| now.saturating_add(expires.as_secs()));
     let host = host_name(host, String::new())?;
     let (key, line) = Key::draw(name, host, kind, doors, now, expires, longest)?;
@@ -280,7 +277,7 @@ fn list(place: &Place) -> Result<()> {
     if let Some(at) = errors.iter().position(|error| error.is_about(folder.path())) {
         return Err(errors.swap_remove(at).into());
     }
-    let now = now();
+    let now = wall_clock_s();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["KEY", "ID", "KIND", "DOORS", "MADE", "EXPIRES"]);
@@ -314,7 +311,7 @@ fn list(place: &Place) -> Result<()> {
 }
 
 fn show(key: &Key) -> Result<()> {
-    let now = now();
+    let now = wall_clock_s();
     out!("key      {}", key.name)?;
     out!("id       {}", key.current.id)?;
     out!("kind     {}", kind(key))?;
@@ -346,10 +343,6 @@ fn expiry(key: &Key, now: u64) -> String {
         Some(expires) if key.has_expired(now) => format!("{} (over)", time_to_text(expires)),
         Some(expires) => time_to_text(expires),
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Returns where devices find this host: `named` by the user, or `known`, or its full name.
