@@ -135,6 +135,23 @@ fn a_reload_after_a_confirmed_trial_does_not_lock_out_its_caller() {
 }
 
 #[test]
+fn a_refused_reload_leaves_a_confirmed_trial_confirmed_for_the_next_agent() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let agent = Agent::start(&lab.server, observing());
+    verb(&lab.server, &["try", "10m"]);
+    verb(&lab.server, &["confirm"]);
+    // It would enforce by itself, but no kernel has memory for that many sources.
+    agent.rewrite_config(ConfigText::ssh().top("max_sources", 1 << 29));
+    assert!(refused(&lab.server, &["reload"]).contains("would fit"));
+    agent.rewrite_config(observing());
+    let agent = Agent::start_again(&lab.server, agent.kill());
+    assert!(verb(&lab.server, &["status"]).contains("enforce, confirmed"));
+    assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
+    agent.stop();
+}
+
+#[test]
 fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
