@@ -14,7 +14,7 @@ use crate::lab::Host;
 use crate::leftovers;
 use crate::process::{Process, patience};
 
-/// The path of one of the project's programs, beside the test that runs.
+/// Returns the path of one of the project's programs, which lies beside the test that runs.
 ///
 /// # Panics
 ///
@@ -28,16 +28,16 @@ pub fn program(name: &str) -> PathBuf {
     })
 }
 
-/// A config in a folder of its own.
+/// A config file in a folder of its own.
 #[derive(Debug)]
 pub struct Config {
     path: PathBuf,
-    /// Where it lies, if that goes with it.
+    /// The folder, if it is removed with the config.
     _folder: Option<TempDir>,
 }
 
 impl Config {
-    /// Writes it.
+    /// Writes a config file.
     ///
     /// # Panics
     ///
@@ -49,12 +49,12 @@ impl Config {
         Self { path, _folder: Some(folder) }
     }
 
-    /// One that is there already.
+    /// Uses a config file that is there already.
     pub const fn at(path: PathBuf) -> Self {
         Self { path, _folder: None }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> PathBuf {
         self.path.clone()
     }
@@ -73,7 +73,7 @@ impl Agent {
         Self::start_with(host, config, &[])
     }
 
-    /// The same with more arguments after `run`.
+    /// Starts the agent with more arguments after `run`, and waits until it is ready.
     pub fn start_with(host: &Host, config: impl Into<String>, arguments: &[&str]) -> Self {
         let config = Config::new(config);
         let mut command = xknockd(host);
@@ -81,7 +81,7 @@ impl Agent {
         Self::spawn(command, config)
     }
 
-    /// The next agent, with the same config, after this one was ended or has died.
+    /// Starts the next agent with the config of one that has ended.
     pub fn start_again(host: &Host, config: Config) -> Self {
         let mut command = xknockd(host);
         command.arg("run").arg("--config").arg(config.path());
@@ -95,7 +95,7 @@ impl Agent {
         Self { process, config }
     }
 
-    /// Kills it, as nobody can prevent; its config.
+    /// Kills it with SIGKILL and returns its config.
     pub fn kill(self) -> Config {
         self.process.signal(Signal::SIGKILL);
         let Self { process, config } = self;
@@ -103,7 +103,7 @@ impl Agent {
         config
     }
 
-    /// Stops it as an init system does; its config.
+    /// Stops it as an init system does and returns its config.
     ///
     /// # Panics
     ///
@@ -121,7 +121,7 @@ impl Agent {
         &self.config
     }
 
-    /// Writes another config in the place of the one it was started with.
+    /// Overwrites the config that it was started with.
     ///
     /// # Panics
     ///
@@ -130,12 +130,12 @@ impl Agent {
         fs::write(self.config.path(), text.into()).expect("the config is written");
     }
 
-    /// Waits for the log to say that `service` is open for `source`; the record.
+    /// Waits until the log says that `service` is open for `source`, and returns the record.
     pub fn await_opened(&mut self, source: IpAddr, service: &str) -> Value {
         self.await_grant("opened", source, service)
     }
 
-    /// Waits for the log to say that the grant has ended.
+    /// Waits until the log says that the grant has ended, and returns the record.
     pub fn await_closed(&mut self, source: IpAddr, service: &str) -> Value {
         self.await_grant("closed", source, service)
     }
@@ -153,7 +153,7 @@ impl Agent {
         self.await_message_within(text, patience())
     }
 
-    /// The same, for at most `limit`.
+    /// Waits for such a record for at most `limit`.
     pub fn await_message_within(&mut self, text: &str, limit: Duration) -> Value {
         self.process.await_line_within(limit, text, |line| {
             let record: Value = serde_json::from_str(line).ok()?;
@@ -168,19 +168,19 @@ impl Agent {
         }
     }
 
-    /// Whether the log has said so far that anything opened for `source`.
+    /// Returns whether the log so far says that anything opened for `source`.
     pub fn has_opened_for(&mut self, source: IpAddr) -> bool {
         let source = source.to_string();
         let opened = |line: &String| message(line, "opened").is_some_and(|r| r["source"] == source);
         self.process.seen().iter().any(opened)
     }
 
-    /// Everything the agent has said.
+    /// Returns all that the agent has logged.
     pub fn log(&mut self) -> String {
         self.process.seen().join("\n")
     }
 
-    /// Resident memory in bytes.
+    /// Returns its resident memory in bytes.
     ///
     /// # Panics
     ///
@@ -229,39 +229,39 @@ impl Agent {
 pub struct Counters(String);
 
 impl Counters {
-    /// One of them; 0 if nothing was counted.
+    /// Returns one of them, 0 if nothing was counted.
     pub fn get(&self, name: &str) -> u64 {
         let pairs = self.0.split(' ').filter_map(|pair| pair.split_once('='));
         let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
         value.map_or(0, |value| value.parse().expect("a number"))
     }
 
-    /// All packets; each ends in one counter.
+    /// Returns the number of packets: each ends in one counter.
     pub fn packets(&self) -> u64 {
         let values = self.0.split(' ').filter_map(|pair| pair.split_once('='));
         values.map(|(_, value)| value.parse::<u64>().expect("a number")).sum()
     }
 }
 
-/// The agent's program, to be run on `host`.
+/// Returns a command of the agent's program on `host`.
 pub fn xknockd(host: &Host) -> Command {
     let mut command = host.command(program("xknockd"));
     command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").env("RUST_BACKTRACE", "0");
-    // Whoever runs the tests from an SSH session is not whom they are about.
+    // An SSH session from which the tests run is none of those that a test is about.
     command.env_remove("SSH_CONNECTION").env("XKNOCKD_INSTANCE", host.name());
     command
 }
 
-/// The same program with clocks that are `offset` off, as in `-30s`.
+/// Gives a command of the agent clocks that are `offset` off, as in `-30s`.
 pub fn with_clock(mut xknockd: Command, offset: &str) -> Command {
     xknockd.env("LD_PRELOAD", FAKETIME).env("FAKETIME", offset);
     xknockd
 }
 
-/// What lets a program see other clocks; the loader knows where this host's libraries are.
+/// The library that shows a program other clocks. The loader finds this host's folder of libraries.
 pub const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 
-/// Runs the agent's program on `host` to its end.
+/// Runs the agent's program on `host` to its end and returns its output.
 ///
 /// # Panics
 ///

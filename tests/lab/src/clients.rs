@@ -1,4 +1,4 @@
-//! The clients that people use, each run to its end.
+//! The clients of users, each run to its end.
 
 use std::net::IpAddr;
 use std::process::Output;
@@ -7,7 +7,7 @@ use crate::agent::program;
 use crate::lab::Host;
 use crate::netns::run;
 
-/// Debian's classic client: `steps` as in `7000:tcp 8000:udp`.
+/// Knocks with Debian's classic client, with `steps` as in `7000:tcp 8000:udp`.
 pub fn knock(host: &Host, to: IpAddr, steps: &str) {
     let family = if to.is_ipv6() { "-6" } else { "-4" };
     run(host
@@ -16,7 +16,7 @@ pub fn knock(host: &Host, to: IpAddr, steps: &str) {
         .args(steps.split_whitespace()));
 }
 
-/// Our own client, with these arguments after the host.
+/// Runs the project's own client with these arguments after the host, and returns its output.
 ///
 /// # Panics
 ///
@@ -26,7 +26,7 @@ pub fn xknock(host: &Host, to: IpAddr, arguments: &[&str]) -> Output {
     command.arg(to.to_string()).args(arguments).output().expect("xknock runs")
 }
 
-/// Our own client, sending `steps` (as in `tcp/7000,udp/8000`) and expected to succeed.
+/// Knocks with the project's own client, which must succeed, with `steps` as in `tcp/7000,udp/8000`.
 pub fn xknock_steps(host: &Host, to: IpAddr, steps: &str) {
     let output = xknock(host, to, &["--steps", steps, "--gap", "10ms"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

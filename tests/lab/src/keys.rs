@@ -1,4 +1,4 @@
-//! Devices with a key, and the wire between them and the server.
+//! Devices with keys, and a capture of what they send.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -46,12 +46,12 @@ impl Keys {
         fs::write(self.config(), text).expect("the config is written");
     }
 
-    /// Where the config is.
+    /// Returns the path of the config.
     pub fn config(&self) -> PathBuf {
         self.folder.path().join("xknockd.toml")
     }
 
-    /// Where the key files are.
+    /// Returns the folder of the key files.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().join("keys")
     }
@@ -69,7 +69,8 @@ impl Keys {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Draws so many keys for these doors, not one by one with `xknockd`; the line of the last.
+    /// Draws `count` keys for these doors and returns the line of the last. Faster than `xknockd`,
+    /// which draws one at a time.
     ///
     /// # Panics
     ///
@@ -98,7 +99,7 @@ impl Keys {
         self.start_with(server, &[])
     }
 
-    /// The same, with these variables in its environment.
+    /// Starts the agent with these variables in its environment, and waits until it is ready.
     pub fn start_with(&self, server: &Host, environment: &[(&str, &str)]) -> Agent {
         let mut command = xknockd(server);
         command.arg("run").arg("--config").arg(self.config()).envs(environment.iter().copied());
@@ -106,14 +107,14 @@ impl Keys {
     }
 }
 
-/// A user on a host, with a home of his own.
+/// A user of a client host, with a home folder.
 #[derive(Debug)]
 pub struct Device {
     home: TempDir,
 }
 
 impl Device {
-    /// Takes over the key in `line`, for the server at `address`, which is called `server`.
+    /// Imports the key in `line` for the server at `address`, under the name `server`.
     ///
     /// # Panics
     ///
@@ -126,19 +127,19 @@ impl Device {
         device
     }
 
-    /// Its user's home.
+    /// Returns the user's home folder.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
 
-    /// A command that this user runs on `host`.
+    /// Returns a command that this user runs on `host`.
     pub fn command(&self, host: &Host, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = host.command(program);
         command.env("HOME", self.home()).env_remove("XDG_CONFIG_HOME").env_remove("XDG_STATE_HOME");
         command
     }
 
-    /// Runs the client to its end.
+    /// Runs the client to its end and returns its output.
     ///
     /// # Panics
     ///
@@ -165,7 +166,7 @@ impl Device {
     }
 }
 
-/// Everything that comes to a host, as tcpdump sees it.
+/// A capture of all frames that reach a host.
 #[derive(Debug)]
 pub struct Capture {
     folder: TempDir,
@@ -173,12 +174,12 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Begins to listen at `eth0` of `host`.
+    /// Starts to capture at `eth0` of `host`.
     pub fn start(host: &Host) -> Self {
         let folder = leftovers::folder();
         let file = folder.path().join("capture.pcap");
         let mut command = host.command("tcpdump");
-        // As root, or it could not write into the folder; each packet at once.
+        // Another user could not write into the folder. Each packet is written at once.
         command.args(["-Z", "root", "-U", "--immediate-mode", "-i", "eth0", "-w"]).arg(file);
         command.arg("udp or tcp");
         let mut tcpdump = Process::start(&mut command);
@@ -186,7 +187,7 @@ impl Capture {
         Self { folder, tcpdump }
     }
 
-    /// The frames so far, in order: all of the file, once tcpdump has ended.
+    /// Ends the capture and returns its frames in order.
     ///
     /// # Panics
     ///
@@ -199,7 +200,7 @@ impl Capture {
     }
 }
 
-/// The frames of a capture file in the byte order of this machine (pcap-savefile(5)).
+/// Returns the frames of a capture file in the byte order of this machine (pcap-savefile(5)).
 fn frames(mut file: &[u8]) -> Vec<Vec<u8>> {
     const FILE_HEADER: usize = 24;
     const PACKET_HEADER: usize = 16;
@@ -214,7 +215,7 @@ fn frames(mut file: &[u8]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Datagrams over IPv4 to `port` among `frames`.
+/// Returns the datagrams over IPv4 to `port` among `frames`.
 pub fn datagrams_to(frames: &[Vec<u8>], port: u16) -> Vec<Vec<u8>> {
     let to_port = |frame: &&Vec<u8>| {
         frame.len() > 42 && frame[23] == 17 && frame[36..38] == port.to_be_bytes()

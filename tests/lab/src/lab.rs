@@ -12,17 +12,16 @@ use crate::leftovers;
 use crate::netns::Netns;
 use crate::packet::Packet;
 
-/// A server, a client and a stranger, who can see and spoof each other, joined by a
-/// switch in a namespace of its own.
+/// A server, a client and a stranger on one switch, which can see and spoof each other.
 #[derive(Debug)]
 pub struct Lab {
-    /// Runs the agent.
+    /// The host that runs the agent.
     pub server: Host,
-    /// Knows the sequence.
+    /// A host that knows the sequence.
     pub client: Host,
-    /// Does not.
+    /// A host that does not know it.
     pub stranger: Host,
-    /// Holds the bridge; dropped last.
+    /// The namespace of the bridge. It is dropped last.
     switch: Netns,
 }
 
@@ -45,13 +44,13 @@ impl Deref for Host {
 }
 
 impl Lab {
-    /// Builds it; 10.77.0.0/24 and fd77::/64, the server has 1, the client 2, the
-    /// stranger 3.
+    /// Builds a lab with the networks 10.77.0.0/24 and fd77::/64. The server has number 1 in both,
+    /// the client 2 and the stranger 3.
     pub fn new() -> Self {
         Self::with_queues(1)
     }
 
-    /// The same, with this many receive queues at each interface.
+    /// Builds a lab with this many receive queues at each interface.
     pub fn with_queues(queues: u32) -> Self {
         let switch = Netns::new("switch");
         switch.ip("link add br0 type bridge mcast_snooping 0 forward_delay 0");
@@ -81,8 +80,8 @@ impl Lab {
         });
     }
 
-    /// The namespace of the switch; [`SERVER_PORT`] in there is the other end of the
-    /// server's interface.
+    /// Returns the namespace of the switch, where [`SERVER_PORT`] is the other end of the server's
+    /// interface.
     pub const fn switch(&self) -> &Netns {
         &self.switch
     }
@@ -91,7 +90,8 @@ impl Lab {
 /// The switch's port to the server.
 pub const SERVER_PORT: &str = "port1";
 
-/// What the traffic generator changes: Ethernet to `mac`, IPv4 to 10.77.0.1.
+/// Returns the frame that the traffic generator varies, to the server's IPv4 address and to the
+/// hardware address `mac`.
 ///
 /// # Panics
 ///
@@ -141,7 +141,7 @@ impl Host {
         }
     }
 
-    /// The hardware address of `eth0`.
+    /// Returns the hardware address of `eth0`.
     pub fn mac(&self) -> [u8; 6] {
         // Not from sysfs, which shows the interfaces of the namespace that mounted it.
         let text = self.ip("-br link show eth0");

@@ -27,7 +27,7 @@ pub const RUN: &str = "XKNOCK_TEST_RUN";
 const PREFIX: &str = "xk";
 /// Where iproute2 keeps named network namespaces.
 pub(crate) const NAMESPACES: &str = "/run/netns";
-/// Where a killed process gets time to go.
+/// The time that a killed process has to end.
 const END: Duration = Duration::from_secs(10);
 
 /// Returns what the names of this process begin with: `xk`, its identifier, and `rRUN` if it
@@ -77,8 +77,7 @@ impl Owner {
         Some(Self { process: process.parse().ok()?, run })
     }
 
-    /// Whether the process runs. One that only waits for its parent to take note of its end does
-    /// not.
+    /// Returns whether the process runs. A zombie does not.
     fn lives(self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process)).unwrap_or_default();
         // proc_pid_stat(5): the state follows the name, which is in brackets.
@@ -162,7 +161,7 @@ fn remove(wanted: impl Fn(Owner) -> bool) -> Vec<Trace> {
     traces
 }
 
-/// The same, at the first call of this process only.
+/// Sweeps at the first call of this process only.
 pub(crate) fn sweep_once() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| drop(sweep()));

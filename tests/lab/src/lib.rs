@@ -1,5 +1,5 @@
-//! The network lab: hosts in throwaway network namespaces on one switch, the agent on
-//! one of them, and the clients that people use.
+//! The network lab: hosts in throwaway network namespaces on one switch, the agent on one of them,
+//! and the clients of users.
 //!
 //! Everything ends by itself: namespaces, processes and listeners live in values that take them
 //! along when they are dropped, in a panic too. What a killed process leaves, the next one removes

@@ -1,4 +1,4 @@
-//! One network namespace that goes when its value does.
+//! A network namespace that lasts as long as its value.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -18,7 +18,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace whose name nobody else has, with `lo` up.
+    /// Makes a namespace with a unique name and with `lo` up.
     ///
     /// # Panics
     ///
@@ -34,7 +34,7 @@ impl Netns {
         netns
     }
 
-    /// Its name, as `ip netns` shows it.
+    /// Returns its name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -48,7 +48,7 @@ impl Netns {
         run(Command::new("ip").arg("-n").arg(&self.name).args(words.split_whitespace()))
     }
 
-    /// A command that will run in here.
+    /// Returns a command that will run in here.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let file = self.file();
         let mut command = Command::new(program);
@@ -57,7 +57,7 @@ impl Netns {
         command
     }
 
-    /// Runs a shell line in here to its end.
+    /// Runs a shell line in here to its end and returns its output.
     ///
     /// # Panics
     ///
@@ -66,7 +66,7 @@ impl Netns {
         self.command("sh").args(["-c", line]).output().expect("sh runs")
     }
 
-    /// Runs a shell line in here and returns what it printed.
+    /// Runs a shell line in here, which must succeed, and returns what it printed.
     ///
     /// # Panics
     ///
@@ -87,7 +87,7 @@ impl Netns {
         })
     }
 
-    /// Runs `work` in here and waits for it.
+    /// Runs `work` in here and returns its result.
     ///
     /// # Panics
     ///
@@ -122,7 +122,7 @@ impl Drop for Netns {
     }
 }
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command, which must succeed, and returns what it printed.
 ///
 /// # Panics
 ///

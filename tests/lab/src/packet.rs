@@ -17,10 +17,10 @@ const IPV6: usize = 40;
 /// Offsets in a frame over IPv4 without options.
 const IPV4_SOURCE: usize = ETHERNET + 12;
 const UDP_CHECKSUM: usize = ETHERNET + IPV4 + 6;
-/// Where the next header is named in an IPv6 frame, and how long its payload is.
+/// Offsets of the next header and of the payload length in an IPv6 frame.
 const NEXT_HEADER: usize = ETHERNET + 6;
 const PAYLOAD_LENGTH: usize = ETHERNET + 4;
-/// Of an IPv6 fragment header.
+/// The number of the IPv6 fragment header.
 const FRAGMENT: u8 = 44;
 
 /// The ports that all packets come from.
@@ -102,7 +102,7 @@ impl Packet {
     }
 }
 
-/// A frame with VLAN tags put in, outermost first.
+/// Returns a frame with VLAN tags put in, outermost first.
 pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
     let mut tagged = frame[..12].to_vec();
     for tag in tags {
@@ -113,12 +113,12 @@ pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
     tagged
 }
 
-/// Whether a frame without tags is one over IPv4.
+/// Returns whether a frame without tags is one over IPv4.
 fn is_v4(frame: &[u8]) -> bool {
     frame[ETHERNET] >> 4 == 4
 }
 
-/// A frame with `bytes` put over offset `at` of its IP header.
+/// Returns a frame with `bytes` written over offset `at` of its IP header.
 ///
 /// # Panics
 ///
@@ -132,7 +132,8 @@ pub fn patched(frame: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     patched
 }
 
-/// A datagram over IPv4, as if it came from another address and had no UDP checksum (RFC 768).
+/// Returns a datagram over IPv4 as if it came from another address. It has no UDP checksum, as
+/// RFC 768 allows.
 ///
 /// # Panics
 ///
@@ -143,7 +144,7 @@ pub fn from_elsewhere(frame: &[u8], source: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-/// An IPv4 frame with `options` (a multiple of four bytes) after its header.
+/// Returns an IPv4 frame with `options` (a multiple of four bytes) after its header.
 ///
 /// # Panics
 ///
@@ -157,7 +158,7 @@ pub fn with_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
     longer
 }
 
-/// An IPv6 frame with an extension header of eight bytes of each kind put in.
+/// Returns an IPv6 frame with an extension header of eight bytes of each kind put in.
 ///
 /// # Panics
 ///
@@ -176,7 +177,7 @@ pub fn with_extensions(frame: &[u8], kinds: &[u8]) -> Vec<u8> {
     longer
 }
 
-/// A frame as a fragment of a packet that no other fragment belongs to. `field` holds flags and
+/// Returns a frame as a fragment of a packet that no other fragment belongs to. `field` holds flags and
 /// offset: those of the IPv4 header, or those of the fragment header that IPv6 gets.
 ///
 /// # Panics
@@ -186,7 +187,7 @@ pub fn fragment(frame: &[u8], field: u16) -> Vec<u8> {
     part(frame, fresh(), field)
 }
 
-/// A frame of either family in two fragments, the first with `first` bytes (a multiple of
+/// Returns a frame of either family as two fragments, the first with `first` bytes (a multiple of
 /// eight) of what follows the IP header.
 ///
 /// # Panics
@@ -226,7 +227,7 @@ fn fresh() -> u16 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A TCP frame without options of either family with these flags.
+/// Returns a TCP frame of either family with these flags. The frame has no options.
 ///
 /// # Panics
 ///

@@ -1,5 +1,5 @@
-//! A process that ends when its value does, and whose standard error can be awaited
-//! line by line.
+//! A process that lasts no longer than its value, and whose standard error can be awaited line by
+//! line.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long anything may take on a slow, busy machine.
+/// The longest time that anything may take on a slow, busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many times as long everything may take here: what `XKNOCK_TEST_PATIENCE` says, on
-/// an emulated machine. Limits are no measurements.
+/// Returns the factor by which everything may take longer here. `XKNOCK_TEST_PATIENCE` sets it on
+/// an emulated machine. No limit is a measurement.
 pub fn slowness() -> u32 {
     static FACTOR: LazyLock<u32> = LazyLock::new(|| {
         let said = std::env::var("XKNOCK_TEST_PATIENCE").ok();
@@ -24,12 +24,13 @@ pub fn slowness() -> u32 {
     *FACTOR
 }
 
-/// Seconds, as a config has them, in which as much can happen here as elsewhere in `count`.
+/// Returns a time as configs have it, in which as much can happen here as elsewhere in `count`
+/// seconds.
 pub fn seconds(count: u32) -> String {
     format!("{}s", count * slowness())
 }
 
-/// [`PATIENCE`], on this machine.
+/// Returns [`PATIENCE`] for this machine.
 pub fn patience() -> Duration {
     PATIENCE * slowness()
 }
@@ -43,8 +44,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, with nothing on its standard input. Its lines are those on standard
-    /// error, and on standard output if that is a pipe.
+    /// Starts `command` without standard input. Its lines are those on standard error, and on
+    /// standard output if that is a pipe.
     ///
     /// # Panics
     ///
@@ -60,16 +61,16 @@ impl Process {
         Self { child, lines, seen: Vec::new() }
     }
 
-    /// Waits for a line on standard error that `wanted` makes something of.
+    /// Waits for the first line of which `wanted` returns something, and returns that.
     ///
     /// # Panics
     ///
-    /// If none comes in time or the process ends, with everything it said.
+    /// If no such line comes in time, or the process ends.
     pub fn await_line<T>(&mut self, what: &str, wanted: impl FnMut(&str) -> Option<T>) -> T {
         self.await_line_within(patience(), what, wanted)
     }
 
-    /// The same, for at most `limit`.
+    /// Waits for such a line for at most `limit`.
     ///
     /// # Panics
     ///
@@ -84,7 +85,7 @@ impl Process {
         found.unwrap_or_else(|| panic!("the process ended before {what}: {:#?}", self.seen))
     }
 
-    /// The same as [`Process::await_line`], or none if the process ends before.
+    /// Waits for such a line. Returns `None` if the process ends before.
     ///
     /// # Panics
     ///
@@ -120,24 +121,24 @@ impl Process {
         }
     }
 
-    /// Waits for the next line, up to `limit`.
+    /// Waits for the next line for at most `limit`.
     ///
     /// # Errors
     ///
-    /// If none comes in time, or none will come any more.
+    /// If no line comes in time, or the process has closed its output.
     pub fn next_line(&mut self, limit: Duration) -> Result<String, RecvTimeoutError> {
         let line = self.lines.recv_timeout(limit)?;
         self.seen.push(line.clone());
         Ok(line)
     }
 
-    /// Everything that was said so far.
+    /// Returns all lines so far.
     pub fn seen(&mut self) -> &[String] {
         self.seen.extend(self.lines.try_iter());
         &self.seen
     }
 
-    /// Its process identifier.
+    /// Returns its process identifier.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -152,7 +153,7 @@ impl Process {
         kill(id, signal).expect("the process is there");
     }
 
-    /// Waits for its end; how it ended, and everything it said.
+    /// Waits for its end, and returns its status and all its lines.
     ///
     /// # Panics
     ///
@@ -174,7 +175,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail if it has ended and was waited for, which is as good.
+        // Both fail if it has ended and was waited for, which is as well.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

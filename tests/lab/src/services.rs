@@ -1,4 +1,4 @@
-//! Services behind the guard, and looking at them from outside.
+//! Services behind the guard, and probes of them from outside.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use crate::netns::Netns;
 use crate::process::{patience, slowness};
 
-/// How long a probe waits before it takes a port for closed. On one machine an answer
-/// takes well under a millisecond, so this bounds what a wrong grant could hide.
+/// The time that a probe waits before it takes a port for closed. An answer within one machine
+/// takes well under a millisecond, so a wrong grant cannot hide behind this.
 const PROBE: Duration = Duration::from_millis(400);
 
 fn probe() -> Duration {
     PROBE * slowness()
 }
 
-/// A server that sends back what it gets, over TCP and UDP on one port.
+/// A server that echoes over TCP and UDP on one port.
 #[derive(Debug)]
 pub struct Echo {
     stop: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Starts it in `netns`; it answers when this returns.
+    /// Starts it in `netns`. It answers from then on.
     ///
     /// # Panics
     ///
@@ -104,17 +104,17 @@ impl Drop for Echo {
     }
 }
 
-/// Whether a TCP connection from `netns` succeeds.
+/// Returns whether a TCP connection from `netns` succeeds.
 pub fn tcp_open(netns: &Netns, address: IpAddr, port: u16) -> bool {
     connect(netns, address, port).is_some()
 }
 
-/// A TCP connection from `netns`, if it succeeds.
+/// Returns a TCP connection from `netns`, if it succeeds.
 pub fn connect(netns: &Netns, address: IpAddr, port: u16) -> Option<TcpStream> {
     netns.run(move || TcpStream::connect_timeout(&SocketAddr::new(address, port), probe()).ok())
 }
 
-/// Whether the TCP port refuses at once, as a closed port does that no firewall hides.
+/// Returns whether the TCP port refuses at once, as a closed port without a firewall does.
 pub fn tcp_refuses(netns: &Netns, address: IpAddr, port: u16) -> bool {
     netns.run(move || {
         let result = TcpStream::connect_timeout(&SocketAddr::new(address, port), probe());
@@ -122,7 +122,7 @@ pub fn tcp_refuses(netns: &Netns, address: IpAddr, port: u16) -> bool {
     })
 }
 
-/// Whether a datagram from `netns` is answered.
+/// Returns whether a datagram from `netns` is answered.
 pub fn udp_open(netns: &Netns, address: IpAddr, port: u16) -> bool {
     netns.run(move || {
         let any: IpAddr = if address.is_ipv4() { [0u8; 4].into() } else { [0u16; 8].into() };
@@ -135,7 +135,7 @@ pub fn udp_open(netns: &Netns, address: IpAddr, port: u16) -> bool {
     })
 }
 
-/// Whether what is written to a connection comes back.
+/// Returns whether the service echoes on this connection.
 pub fn echoes(stream: &mut TcpStream) -> bool {
     let _ = stream.set_read_timeout(Some(probe() * 2));
     let mut answer = [0; 4];
@@ -144,12 +144,12 @@ pub fn echoes(stream: &mut TcpStream) -> bool {
         && &answer == b"ping"
 }
 
-/// Waits until `condition` holds of something that no event tells of: an element that the kernel
-/// lets expire, or what a program that is not ours has got to.
+/// Waits until `condition` holds, where no event announces it: an element of a set expires in the
+/// kernel, or another project's program makes progress.
 ///
 /// # Panics
 ///
-/// If it does not in time.
+/// If it does not hold in time.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience();
     loop {
@@ -158,7 +158,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
             return;
         }
         assert!(asked < deadline, "{what} did not happen in time");
-        // Who asks all the time takes the processor from what is awaited: half of it is enough.
+        // To ask all the time would take the processor from what is awaited. Half of it will do.
         thread::sleep(asked.elapsed().clamp(Duration::from_millis(1), Duration::from_secs(1)));
     }
 }

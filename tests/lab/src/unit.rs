@@ -1,5 +1,5 @@
-//! The systemd unit, and an agent that is started as systemd would start it: with a user of
-//! its own and no more than the unit grants.
+//! The systemd unit, and an agent that is started as systemd would start it: as a user of its own,
+//! with no more than the unit grants.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -14,35 +14,35 @@ use crate::lab::Host;
 use crate::leftovers;
 use crate::netns::run;
 
-/// A user and group that no host has. Whoever has no entry in `/etc/passwd` owns nothing.
+/// A user and group without an entry in `/etc/passwd`, so that they own nothing.
 const USER: u32 = 64_999;
 
-/// The unit. A guest that runs the tests has no sources.
+/// The unit. It is built in, because a guest that runs the tests has no sources.
 const UNIT: &str = include_str!("../../../packaging/systemd/xknockd.service");
 
-/// Where the unit is, in the sources.
+/// Returns the path of the unit in the sources.
 pub fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd/xknockd.service")
 }
 
-/// What the unit says for `key`, the last time that it says it; continued lines are joined.
+/// Returns the last value of `key` in the unit, with continued lines joined.
 ///
 /// # Panics
 ///
-/// If it says nothing.
+/// If the unit has no such key.
 pub fn setting(key: &str) -> String {
     settings(key).pop().unwrap_or_else(|| panic!("no {key} in the unit"))
 }
 
-/// All that it says for `key`, in order.
+/// Returns all values of `key` in order.
 fn settings(key: &str) -> Vec<String> {
     let text = UNIT.replace("\\\n", " ");
     let values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     values.map(str::to_owned).collect()
 }
 
-/// A BPF file system of its own, prepared by the command that the unit runs first, and what
-/// else systemd makes for the agent.
+/// A BPF file system for one agent, prepared by the command that the unit runs first, and the
+/// folders that systemd makes for the agent.
 #[derive(Debug)]
 pub struct OwnUser {
     bpf: TempDir,
@@ -50,11 +50,11 @@ pub struct OwnUser {
 }
 
 impl OwnUser {
-    /// Prepares `host` for an agent with `config`, which only the agent's group may read.
+    /// Prepares `host` for an agent with `config`, which the agent's group may read.
     ///
     /// # Panics
     ///
-    /// If the command of the unit fails, or anything else.
+    /// If the command of the unit fails, or a folder cannot be made.
     pub fn prepare(host: &Host, config: &Config) -> Self {
         let bpf = leftovers::folder();
         run(Command::new("mount").args(["-t", "bpf", "-o", "mode=0700", "bpf"]).arg(bpf.path()));
@@ -110,7 +110,7 @@ impl OwnUser {
 
 impl Drop for OwnUser {
     fn drop(&mut self) {
-        // Links and maps go with it.
+        // Pinned links and maps go with the file system.
         let _ = Command::new("umount").arg("--lazy").arg(self.bpf.path()).output();
     }
 }

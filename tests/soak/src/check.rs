@@ -1,4 +1,4 @@
-//! What the world shows, beside the model.
+//! The comparison of agent and kernel with the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::world::{Wire, World, json};
 
 /// Frames that a driver may have handed to the program and not counted yet.
 const UNDER_WAY: u64 = 64;
-/// File descriptors that an agent may have open: maps, links, sockets, a few requests.
+/// The most file descriptors that an agent may have open: maps, links, sockets, a few requests.
 const DESCRIPTORS: usize = 96;
 
 /// Counters and packets when the pins were made, and the counters when last seen.
@@ -36,7 +36,7 @@ fn completed(counters: &BTreeMap<String, u64>) -> u64 {
 }
 
 impl Counts {
-    /// Counting begins: there are pins, and nothing was counted that matters.
+    /// Takes the counters as they are as the base of all later checks.
     pub(crate) fn begin(world: &World) -> Result<Self> {
         let before = world.wire();
         let last = counters(&world.asked("status")?);
@@ -44,7 +44,7 @@ impl Counts {
         Ok(Self { packets, completed, before, after: world.wire(), last })
     }
 
-    /// No counter goes back, and they add up to what the interfaces have received.
+    /// Checks that no counter goes back, and that they add up to what the interfaces have received.
     fn check(&mut self, status: &Value, before: Wire, after: Wire) -> Result<()> {
         let now = counters(status);
         for (name, last) in &self.last {
@@ -62,7 +62,7 @@ impl Counts {
         Ok(())
     }
 
-    /// Every complete sequence has been counted once.
+    /// Checks that every complete sequence has been counted once.
     fn check_completed(&self, model: &Model) -> Result<()> {
         let completed = completed(&self.last) - self.completed;
         ensure!(
@@ -75,7 +75,7 @@ impl Counts {
     }
 }
 
-/// The agent says and the kernel holds what the model expects; waits for it.
+/// Waits until the agent says and the kernel holds what the model expects.
 pub(crate) fn settle(world: &mut World, model: &mut Model, counts: &mut Counts) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -117,7 +117,7 @@ fn check_status(status: &Value, model: &Model, asked: Instant) -> Result<()> {
         }
         _ => {}
     }
-    // With the one for keys.
+    // The door for keys is not among the present ones.
     let doors = model.plan.present().len() + 1;
     ensure!(status["doors"] == doors, "{} doors, expected {doors}", status["doors"]);
     ensure!(status["pinned"] == true, "nothing is pinned");
@@ -133,7 +133,7 @@ fn check_status(status: &Value, model: &Model, asked: Instant) -> Result<()> {
     Ok(())
 }
 
-/// A link for each watched interface, and no other.
+/// Checks that there is a link for each watched interface, and no other.
 fn check_links(world: &World, model: &Model, status: &Value) -> Result<()> {
     let watched = world.interfaces().into_iter().filter(|(_, name)| model.plan.watches(name));
     let watched: BTreeSet<_> = watched.collect();
@@ -189,7 +189,7 @@ fn check_trial_left(
     Ok(())
 }
 
-/// The elements in the kernel's table.
+/// Checks the elements in the kernel's table.
 pub(crate) fn check_table(world: &World, model: &Model) -> Result<()> {
     let asked = Instant::now();
     let output = world.lab.server.shell("nft -n -j list table inet xknock");
@@ -225,7 +225,7 @@ pub(crate) fn agent_grant(grant: &Value) -> Option<(Grant, Duration)> {
     Some(((source, grant["service"].as_str()?.to_owned()), left))
 }
 
-/// All that run, none that do not, and each with its time.
+/// Checks that all grants of the model are there with their time, and no others.
 fn check_grants(
     whose: &str,
     found: &BTreeMap<Grant, Duration>,

@@ -1,4 +1,4 @@
-//! A device with a key, and whoever has captured all that it sent.
+//! A device with a key, and a capture of all that it sent.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use crate::world::World;
 
-/// Where its packets go: the default of `port` in a config.
+/// The port of its packets: the default of `port` in a config.
 pub(crate) const PORT: u16 = 62_201;
-/// How many of its packets are remembered: all that a clock window has, and older ones.
+/// The number of its packets that are kept: all that a clock window has, and older ones.
 const CAPTURED: usize = 64;
 
 pub(crate) struct Device {
@@ -37,7 +37,7 @@ impl Device {
         Ok(Self { sealer, captured: Vec::new(), _keys: keys })
     }
 
-    /// A packet that opens the vault for whoever it comes from, once.
+    /// Seals a packet that opens the vault for its sender, once.
     pub(crate) fn seal(&mut self) -> Result<[u8; SIZE]> {
         let request = Request {
             action: Action::Open,
@@ -52,7 +52,7 @@ impl Device {
         Ok(packet)
     }
 
-    /// What was captured of it.
+    /// Returns the captured packets.
     pub(crate) fn captured(&self) -> &[[u8; SIZE]] {
         &self.captured
     }

@@ -26,22 +26,22 @@ use model::Model;
 use steps::Kind;
 use world::World;
 
-/// Mixes everything that happens to an agent at random, in network namespaces of its own.
+/// Mix everything that can happen to an agent at random, in network namespaces of its own.
 #[derive(Parser)]
 #[command(name = "cargo xtask soak", max_term_width = 100)]
 struct Arguments {
-    /// For how long.
+    /// Minutes to run.
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// Chooses the steps; a new one is drawn and printed if none is given.
+    /// Seed that chooses the steps. Without it a new one is drawn and printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Only steps whose name contains this.
+    /// Run only steps whose name contains this.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     only: String,
 }
 
-/// Everything that the steps work with.
+/// The state that the steps work with.
 struct Soak {
     world: World,
     model: Model,
@@ -49,11 +49,11 @@ struct Soak {
     rng: StdRng,
     tally: Tally,
     device: Device,
-    /// A connection from the time of a grant, which must outlive everything.
+    /// A connection from the time of a grant, which must outlive all that happens.
     connection: Option<TcpStream>,
 }
 
-/// What was done, for the summary.
+/// Counts of what was done, for the summary.
 #[derive(Debug, Default)]
 struct Tally {
     steps: BTreeMap<&'static str, u64>,
@@ -99,7 +99,7 @@ fn main() -> ExitCode {
     }
     soak.tally.print(seed, arguments.minutes, number);
     let Some((step, error)) = failed else {
-        println!("All of it held.");
+        println!("No step failed.");
         return ExitCode::SUCCESS;
     };
     let tail = soak.world.tail().join("\n");
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What the lab panics about is an error like others here.
+/// Runs `work` and turns a panic of the lab into an error.
 fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -135,7 +135,7 @@ impl Soak {
         Ok(soak)
     }
 
-    /// One step and the look after it; on failure what the step was.
+    /// Does one step and checks the state after it. An error comes with the step that failed.
     fn step(&mut self, number: u64, only: &str) -> Result<(), (String, anyhow::Error)> {
         let kind = Kind::choose(&mut self.rng, only);
         *self.tally.steps.entry(kind.name()).or_default() += 1;
@@ -154,7 +154,7 @@ impl Soak {
         result.map_err(|error| (story, error))
     }
 
-    /// The look after each step.
+    /// Checks the state after a step.
     fn check(&mut self) -> Result<()> {
         self.tally.checks += 1;
         check::settle(&mut self.world, &mut self.model, &mut self.counts)?;
@@ -163,7 +163,7 @@ impl Soak {
         self.hold_connection()
     }
 
-    /// At the end: no trace is left.
+    /// Switches the agent off at the end, and checks that no trace is left.
     fn off(&mut self) -> Result<()> {
         let program = self.world.attached_program()?;
         self.world.told(&["off"])?;
@@ -210,7 +210,7 @@ impl Tally {
     }
 }
 
-/// True in one of `of` cases.
+/// Returns true in one of `of` cases.
 fn one_in(rng: &mut StdRng, of: u32) -> bool {
     rng.random_range(0..of) == 0
 }

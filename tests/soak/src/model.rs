@@ -1,5 +1,5 @@
-//! What should be so: the config as it was last written, who holds which grant and until when.
-//! Pure; time comes from the caller.
+//! The expected state: the config as it was last written, and the grants with their ends. It does no
+//! I/O, and time comes from the caller.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use knock_common::sequence::{Protocol, Step};
 use knock_lab::ConfigText;
 
-/// How far clocks and timers may be apart on a busy machine before it counts.
+/// The difference of clocks and timers that a busy machine may cause.
 pub(crate) const MARGIN: Duration = Duration::from_millis(1500);
 
 /// The doors there may be: name, services, and two sequences to choose from. The first two
@@ -23,7 +23,7 @@ const DOORS: [(&str, &[&str], [&str; 2]); 5] = [
     ("mail", &["tcp/25"], ["tcp/6100,udp/9700,tcp/1300", "udp/6200,tcp/9800,udp/1400"]),
 ];
 
-/// What a device with a key knocks at, with one packet.
+/// The door that a device with a key opens with one packet.
 const VAULT: Door = Door {
     name: "vault",
     opens: &["tcp/993"],
@@ -42,7 +42,7 @@ pub(crate) struct Door {
     pub name: &'static str,
     pub opens: &'static [&'static str],
     sequences: [&'static str; 2],
-    /// Which of its sequences it has.
+    /// The index of the sequence that it has.
     pub sequence: usize,
     pub open_for: Duration,
     /// Whether it is in the config.
@@ -50,7 +50,7 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// As `xknock --steps` takes it.
+    /// Returns its sequence as `xknock --steps` takes it.
     pub(crate) const fn steps_text(&self) -> &'static str {
         self.sequences[self.sequence]
     }
@@ -73,7 +73,7 @@ pub(crate) struct Plan {
     pub doors: Vec<Door>,
     /// The door for sealed knocks, which is always there.
     pub vault: Door,
-    /// Where the keys for it are.
+    /// The folder of its keys.
     keys: PathBuf,
     pub enforce: bool,
     /// Whether interfaces are named by a pattern.
@@ -103,7 +103,7 @@ impl Plan {
         }
     }
 
-    /// Whether an interface of this name is watched.
+    /// Returns whether an interface of this name is watched.
     pub(crate) fn watches(&self, interface: &str) -> bool {
         if self.pattern {
             interface.starts_with("eth")
@@ -112,12 +112,12 @@ impl Plan {
         }
     }
 
-    /// Doors with sequences that are in the config.
+    /// Returns the doors with sequences that are in the config.
     pub(crate) fn present(&self) -> Vec<Door> {
         self.doors.iter().filter(|door| door.there).cloned().collect()
     }
 
-    /// Every service that is guarded.
+    /// Returns every service that is guarded.
     pub(crate) fn guarded(&self) -> Vec<&'static str> {
         let doors = self.present().into_iter().chain([self.vault.clone()]);
         doors.flat_map(|door| door.opens).copied().collect()
@@ -127,7 +127,7 @@ impl Plan {
         self.guarded().contains(&service)
     }
 
-    /// As a config.
+    /// Returns the text of the config.
     pub(crate) fn toml(&self) -> String {
         let text = ConfigText::new().top("mode", if self.enforce { "enforce" } else { "observe" });
         let text = match self.pattern {
@@ -158,7 +158,7 @@ pub(crate) struct End {
     pub latest: Instant,
 }
 
-/// What can be said of a grant or a trial at a moment.
+/// The state of a grant or a trial at a moment, as far as the model can know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Running,
@@ -191,7 +191,7 @@ impl End {
     }
 }
 
-/// What should be so.
+/// The expected state.
 #[derive(Debug)]
 pub(crate) struct Model {
     pub plan: Plan,
@@ -200,13 +200,13 @@ pub(crate) struct Model {
     pub trial: Option<End>,
     /// Whether a trial was confirmed.
     pub confirmed: bool,
-    /// Complete sequences that were sent, and of these such as cannot have been lost.
+    /// The number of complete sequences that were sent, and of those that cannot have been lost.
     pub sent: u64,
     pub certain: u64,
 }
 
 impl Model {
-    /// For an agent that looks for keys in the folder `keys`.
+    /// Expects an agent that looks for keys in the folder `keys`.
     pub(crate) fn new(keys: PathBuf) -> Self {
         Self {
             plan: Plan::new(keys),
@@ -218,7 +218,7 @@ impl Model {
         }
     }
 
-    /// `source` was granted what `door` opens, at a moment between `since` and `seen`.
+    /// Notes that `source` was granted what `door` opens, at a moment between `since` and `seen`.
     pub(crate) fn earn(
         &mut self,
         door: &Door,
@@ -234,7 +234,7 @@ impl Model {
         }
     }
 
-    /// The same, but what was running before does not count.
+    /// Notes such a grant in place of what was running before.
     pub(crate) fn replace(
         &mut self,
         door: &Door,
@@ -248,19 +248,19 @@ impl Model {
         self.earn(door, source, lasts, between);
     }
 
-    /// Grants that the config does not give any more have ended.
+    /// Removes grants that the config does not give any more.
     pub(crate) fn forget_disallowed(&mut self) {
         let plan = &self.plan;
         self.grants.retain(|(_, service), _| plan.gives(service));
     }
 
-    /// Grants and trials that ended long ago are of no interest.
+    /// Removes grants and trials that ended long ago.
     pub(crate) fn forget_ended(&mut self, now: Instant) {
         self.trial = self.trial.filter(|end| end.standing(now) != Standing::Over);
         self.grants.retain(|_, end| end.standing(now) != Standing::Over);
     }
 
-    /// Whether ports are closed to strangers; none if that may be about to change.
+    /// Returns whether ports are closed to strangers, or `None` if that may be about to change.
     pub(crate) fn enforcing(&self, now: Instant) -> Option<bool> {
         if self.plan.enforce || self.confirmed {
             return Some(true);
@@ -272,7 +272,7 @@ impl Model {
         }
     }
 
-    /// Grants of `source` that run for certain.
+    /// Returns the grants that run for certain.
     pub(crate) fn running(&self, now: Instant) -> impl Iterator<Item = &Grant> {
         let runs = move |(_, end): &(&Grant, &End)| end.standing(now) == Standing::Running;
         self.grants.iter().filter(runs).map(|(grant, _)| grant)

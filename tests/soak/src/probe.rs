@@ -1,4 +1,4 @@
-//! Connections and datagrams to many ports at once, and who gets an answer.
+//! Probes of many ports at once, by TCP connections and UDP datagrams.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -9,10 +9,10 @@ use knock_lab::netns::Netns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Nobody guards it.
+/// A port that is not guarded.
 pub(crate) const OPEN_PORT: u16 = 8080;
 
-/// What is tried: from where, to where, `tcp` or `udp`.
+/// One probe: source, destination, and a service such as `tcp/22`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub from: IpAddr,
@@ -27,7 +27,7 @@ impl Target {
     }
 }
 
-/// Which of `targets` answer from `netns`, waiting for all up to `limit`.
+/// Returns the targets that answer from `netns`. It waits for all of them, up to `limit`.
 pub(crate) fn answering(netns: &Netns, targets: Vec<Target>, limit: Duration) -> Vec<Target> {
     netns.run(move || {
         let mut tries: Vec<_> = targets.into_iter().map(Try::begin).collect();
@@ -36,14 +36,14 @@ pub(crate) fn answering(netns: &Netns, targets: Vec<Target>, limit: Duration) ->
     })
 }
 
-/// Which of `targets` answer from `netns` before ports that nobody guards have. These are
-/// tried last, so what comes after them would not have come at all.
+/// Returns the targets that answer from `netns` before ports that are not guarded have answered.
+/// Those are tried last, so an answer that is not there when theirs are would not have come.
 pub(crate) fn answering_before_open_ports(
     netns: &Netns,
     targets: Vec<Target>,
     limit: Duration,
 ) -> Result<Vec<Target>, String> {
-    /// For what overtook on another CPU.
+    /// For answers that were overtaken on another CPU.
     const GRACE: Duration = Duration::from_millis(10);
     let mut ways: Vec<(IpAddr, IpAddr)> = targets.iter().map(|one| (one.from, one.to)).collect();
     ways.sort_unstable();
@@ -60,7 +60,7 @@ pub(crate) fn answering_before_open_ports(
         wait(&mut tries, deadline, |tries| tries[guarded..].iter().all(|one| one.open));
         wait(&mut tries, Instant::now() + GRACE, |_| false);
         if let Some(silent) = tries[guarded..].iter().find(|one| !one.open) {
-            return Err(format!("{:?} does not answer, which nobody guards", silent.target));
+            return Err(format!("{:?} does not answer, although it is not guarded", silent.target));
         }
         tries.truncate(guarded);
         Ok(tries.into_iter().filter(|one| one.open).map(|one| one.target).collect())
@@ -85,7 +85,7 @@ impl Try {
         let socket = Socket::new(domain, kind, Some(protocol)).expect("a socket");
         socket.set_nonblocking(true).expect("a socket option");
         let mut one = Self { target, socket, tcp, ended: false, open: false };
-        // An address that is being set up, or a route that is: the attempt has failed.
+        // While an address or a route is being set up, an attempt fails at once.
         let from = SocketAddr::new(one.target.from, 0);
         let bound = one.socket.bind(&from.into());
         let to = SocketAddr::new(one.target.to, port);
@@ -136,7 +136,7 @@ fn wait(tries: &mut [Try], deadline: Instant, enough: impl Fn(&[Try]) -> bool) {
         let ready: Vec<usize> = {
             let fd = |&at: &usize| PollFd::new(tries[at].as_fd(), tries[at].awaited());
             let mut fds: Vec<_> = under_way.iter().map(fd).collect();
-            // Rounded up, so that the last moment is not spent in circles.
+            // Rounded up, so that the last millisecond is not spent polling without a wait.
             let left = PollTimeout::try_from(left + Duration::from_millis(1));
             let _ = poll(&mut fds, left.unwrap_or(PollTimeout::MAX));
             let ready = |(&at, fd): (&usize, &PollFd<'_>)| fd.any()?.then_some(at);

@@ -1,4 +1,4 @@
-//! The hosts, the agent on one of them, and everything that is done to both from outside.
+//! The hosts, the agent on one of them, and the operations on both from outside.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -24,7 +24,7 @@ use crate::probe::OPEN_PORT;
 
 /// Ports with a service behind them.
 const SERVED: [u16; 8] = [22, 25, 80, 443, 993, 2222, 51820, OPEN_PORT];
-/// How many addresses the client has besides its own, of each family.
+/// The number of addresses of each family that the client has besides its own.
 pub(crate) const ALIASES: u8 = 12;
 /// Lines of the log that are shown when something is wrong.
 const TAIL: usize = 40;
@@ -33,9 +33,9 @@ pub(crate) struct World {
     pub lab: Arc<Lab>,
     /// A host on a second interface of the server, which comes and goes.
     pub side: Netns,
-    /// What that interface is called at the moment.
+    /// The present name of that interface, if it is there.
     pub second: Option<&'static str>,
-    /// Packets that it had received each time it went.
+    /// The packets that it had received when it was removed, over all removals.
     pub gone_packets: u64,
     agent: Option<Process>,
     pub config: Config,
@@ -43,7 +43,7 @@ pub(crate) struct World {
     _services: Vec<Echo>,
 }
 
-/// Packets received by the server's interfaces, by the drivers' counts.
+/// The packets that the server's interfaces have received, as their drivers count.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wire {
     pub first: u64,
@@ -80,7 +80,7 @@ impl World {
 
     // The second interface.
 
-    /// Makes it, with this index if it matters.
+    /// Adds the second interface, with this index if one is given.
     pub(crate) fn add_second(&mut self, index: Option<u64>) {
         let peer = format!("peer name eth0 netns {}", self.side.name());
         let index = index.map_or(String::new(), |index| format!("index {index}"));
@@ -89,7 +89,7 @@ impl World {
         self.raise_second();
     }
 
-    /// Sets it up, with its addresses, which some changes take away.
+    /// Sets the second interface up, and its addresses, which some changes take away.
     pub(crate) fn raise_second(&self) {
         let Some(name) = self.second else { return };
         let ends = [(&*self.lab.server, name, vec![1]), (&self.side, "eth0", vec![2, 3])];
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// Removes it; its index.
+    /// Removes the second interface and returns its index.
     pub(crate) fn remove_second(&mut self) -> Option<u64> {
         let name = self.second.take()?;
         let found = self.interfaces().into_iter().find(|(_, found)| found == name);
@@ -114,7 +114,7 @@ impl World {
         found.map(|(index, _)| index)
     }
 
-    /// Calls it otherwise.
+    /// Renames the second interface.
     pub(crate) fn rename_second(&mut self, name: &'static str) {
         let Some(before) = self.second else { return };
         self.lab.server.ip(&format!("link set {before} down"));
@@ -135,12 +135,12 @@ impl World {
         Wire { first, all: first + second + self.gone_packets }
     }
 
-    /// Frames that the server's queue had no room for.
+    /// Returns the number of frames that the server's queue had no room for.
     pub(crate) fn dropped(&self) -> u64 {
         statistics(self.lab.switch(), SERVER_PORT)["tx"]["dropped"].as_u64().unwrap_or(0)
     }
 
-    /// Interfaces of the server: index and name.
+    /// Returns index and name of each interface of the server.
     pub(crate) fn interfaces(&self) -> Vec<(u64, String)> {
         let all = json(&self.lab.server.ip("-json link show")).unwrap_or_default();
         let one =
@@ -148,7 +148,7 @@ impl World {
         all.as_array().into_iter().flatten().filter_map(one).collect()
     }
 
-    /// The program that runs at the first interface.
+    /// Returns the identifier of the program at the first interface.
     pub(crate) fn attached_program(&self) -> Result<u32> {
         let link = json(&self.lab.server.ip("-json link show dev eth0"))?;
         let id = link[0]["xdp"]["prog"]["id"].as_u64().context("no program at eth0")?;
@@ -178,13 +178,13 @@ impl World {
         Process::start(command.arg("run").arg("--config").arg(self.config.path()))
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the agent and waits until it is ready.
     pub(crate) fn start(&mut self) -> Result<()> {
         self.start_while(PATIENCE, |_| {})
     }
 
-    /// Starts it, and does `work` again and again until it is ready, each time waiting for it
-    /// no longer than `pause`.
+    /// Starts the agent, and does `work` again and again until the agent is ready, with waits of at
+    /// most `pause` in between.
     pub(crate) fn start_while(
         &mut self,
         pause: Duration,
@@ -211,7 +211,7 @@ impl World {
         }
     }
 
-    /// Starts it with a config that is wrong; it must not run.
+    /// Starts the agent with a wrong config and checks that it refuses to run.
     pub(crate) fn start_in_vain(&mut self) -> Result<()> {
         let (status, log) = self.launch().wait();
         self.keep_tail(&log);
@@ -219,7 +219,7 @@ impl World {
         Ok(())
     }
 
-    /// Starts it, and ends it wherever it is `jitter` later.
+    /// Starts the agent and ends it after `jitter`, in whatever stage it is then.
     pub(crate) fn start_and_end(&mut self, jitter: Duration, signal: Signal) {
         let mut process = self.launch();
         let deadline = Instant::now() + jitter;
@@ -229,14 +229,14 @@ impl World {
         self.keep_tail(&log);
     }
 
-    /// Ends it with a signal; everything it said.
+    /// Ends the agent with a signal and returns all that it logged.
     pub(crate) fn end(&mut self, signal: Signal) -> Result<Vec<String>> {
         let process = self.agent.take().context("the agent does not run")?;
         process.signal(signal);
         self.after_end(process, signal == Signal::SIGTERM)
     }
 
-    /// Waits for its end, which something else has brought about.
+    /// Waits for the end of the agent, which something else has caused.
     pub(crate) fn await_end(&mut self) -> Result<()> {
         let process = self.agent.take().context("the agent does not run")?;
         self.after_end(process, true).map(drop)
@@ -255,7 +255,7 @@ impl World {
         self.tail.drain(..self.tail.len().saturating_sub(2 * TAIL));
     }
 
-    /// The last lines of all agents.
+    /// Returns the last lines of the logs of all agents.
     pub(crate) fn tail(&mut self) -> Vec<String> {
         let mut tail: Vec<_> = self.tail.iter().cloned().collect();
         if let Some(agent) = &mut self.agent {
@@ -266,7 +266,7 @@ impl World {
 
     // The command lines.
 
-    /// `xknockd` with these words; the config is named where a verb may need it.
+    /// Runs `xknockd` with these words and returns its output.
     pub(crate) fn xknockd(&self, words: &[&str]) -> Result<Output> {
         let server = &self.lab.server;
         let mut command = server.command("timeout");
@@ -276,7 +276,7 @@ impl World {
         output.context("timeout(1) runs")
     }
 
-    /// The same, which must succeed; what it printed.
+    /// Runs `xknockd`, which must succeed, and returns what it printed.
     pub(crate) fn told(&self, words: &[&str]) -> Result<String> {
         let output = self.xknockd(words)?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -284,7 +284,7 @@ impl World {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The same, as JSON.
+    /// Runs a verb with `--json` and returns its answer.
     pub(crate) fn asked(&self, what: &str) -> Result<Value> {
         json(&self.told(&[what, "--json"])?)
     }
@@ -294,7 +294,7 @@ impl World {
         path.display().to_string()
     }
 
-    /// Sends `steps` with our own client.
+    /// Sends `steps` with the project's own client.
     pub(crate) fn xknock(&self, from: &Netns, to: IpAddr, steps: &str) -> Result<()> {
         let mut command = from.command(program("xknock"));
         command.arg(to.to_string()).args(["--steps", steps, "--gap", "5ms"]);
@@ -304,7 +304,7 @@ impl World {
         Ok(())
     }
 
-    /// Interfaces to which a link is pinned.
+    /// Returns the indices of interfaces for which a link is pinned.
     pub(crate) fn links(&self) -> BTreeSet<u64> {
         let folder = fs::read_dir(self.places().pins.join("links"));
         let name = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
@@ -321,12 +321,12 @@ fn statistics(netns: &Netns, interface: &str) -> Value {
     json(&text).map_or(Value::Null, |value| value[0]["stats64"].clone())
 }
 
-/// Further addresses of the client.
+/// Returns a further IPv4 address of the client.
 pub(crate) fn alias4(number: u8) -> IpAddr {
     [10, 77, 0, 10 + number].into()
 }
 
-/// The same for IPv6.
+/// Returns a further IPv6 address of the client.
 pub(crate) fn alias6(number: u8) -> IpAddr {
     [0xfd77, 0, 0, 0, 0, 0, 0, 0x10 + u16::from(number)].into()
 }

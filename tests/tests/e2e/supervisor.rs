@@ -1,5 +1,6 @@
 //! What systemd is told (sd_notify(3)).
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,13 @@ impl Supervisor {
     /// The next message, line by line.
     fn told(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).expect("a message in time");
+        let length = loop {
+            match self.socket.recv(&mut buffer) {
+                // A socket with a time limit does not restart after a stop (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result.expect("a message in time"),
+            }
+        };
         let text = std::str::from_utf8(&buffer[..length]).expect("UTF-8");
         text.lines().map(str::to_owned).collect()
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: the whole story in throwaway namespaces, each stage shown as it
-//! happens. Ends with status 0 only if all of it held.
+//! `cargo xtask demo`: a knock from beginning to end in throwaway namespaces, each stage shown as it
+//! happens. The status is 0 only if every stage went as expected.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use knock_lab::{Agent, ConfigText, Lab};
 const PORT: u16 = 22;
 const STEPS: &str = "tcp/7000,udp/8000,tcp/4500";
 
-/// Prints stages with the time since the last one.
+/// Prints stages, each with the time since the one before.
 struct Story {
     last: Instant,
     failed: Vec<String>,
@@ -35,11 +35,11 @@ fn main() -> ExitCode {
     tell(&mut story);
     match story.failed.as_slice() {
         [] => {
-            println!("\nAll of it held.");
+            println!("\nEvery stage went as expected.");
             ExitCode::SUCCESS
         }
         failed => {
-            eprintln!("\nThis did not hold: {}", failed.join("; "));
+            eprintln!("\nThese stages failed: {}", failed.join("; "));
             ExitCode::FAILURE
         }
     }
@@ -68,7 +68,7 @@ fn tell(story: &mut Story) {
     agent.await_opened(lab.client.v4, "tcp/22");
     let opened = Instant::now();
     story.tell("it is open for the client", tcp_open(&lab.client, server, PORT));
-    story.tell("and for nobody else", !tcp_open(&lab.stranger, server, PORT));
+    story.tell("and for no other host", !tcp_open(&lab.stranger, server, PORT));
 
     agent.await_closed(lab.client.v4, "tcp/22");
     let lasted = opened.elapsed();

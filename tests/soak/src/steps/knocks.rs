@@ -21,12 +21,12 @@ use crate::{Soak, check, one_in};
 const FLOODS: [u32; 4] = [0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000];
 /// Bits of these that vary.
 const VARYING: u32 = 0x0fff_ffff;
-/// How much sooner than expected a grant may seem to end.
+/// The time by which a grant may seem to end sooner than expected.
 const TOLERANCE: Duration = Duration::from_millis(200);
 /// Attempts while a flood may fill queues.
 const ATTEMPTS: usize = 12;
 
-/// Who knocked where, and when he began.
+/// A knock: its source, its door, and when it began.
 #[derive(Clone, Debug)]
 pub(super) struct Knock {
     pub source: IpAddr,
@@ -44,7 +44,7 @@ impl Soak {
         self.client_sources().choose(&mut self.rng).copied().context("there are sources")
     }
 
-    /// Several sources, each with its own door.
+    /// Returns knocks of several sources, each at a door of its own.
     pub(super) fn some_knocks(&mut self, most: usize) -> Result<Vec<Knock>> {
         let mut sources = self.client_sources();
         sources.shuffle(&mut self.rng);
@@ -56,7 +56,7 @@ impl Soak {
             .collect()
     }
 
-    /// The frames of all these knocks: first steps first, so that they interleave.
+    /// Returns the frames of all these knocks, first steps first, so that they interleave.
     pub(super) fn frames(&self, knocks: &[Knock]) -> Vec<Vec<u8>> {
         let longest = knocks.iter().map(|knock| knock.door.steps().len()).max().unwrap_or(0);
         (0..longest).flat_map(|at| self.frames_of_step(knocks, at)).collect()
@@ -82,7 +82,7 @@ impl Soak {
         self.tally.knocks += knocks as u64;
     }
 
-    /// Waits until the agent lists what these knocks have earned; false if it does not in time.
+    /// Waits until the agent lists the grants of these knocks. Returns false if it does not in time.
     pub(super) fn granted_within(&mut self, knocks: &[Knock], limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
         loop {
@@ -112,7 +112,7 @@ impl Soak {
         }
     }
 
-    /// The same for knocks of which none can have been lost.
+    /// Waits for the grants of knocks of which none can have been lost.
     pub(super) fn must_be_granted(&mut self, knocks: &[Knock]) -> Result<()> {
         if self.granted_within(knocks, PATIENCE)? {
             return Ok(());
@@ -156,7 +156,7 @@ impl Soak {
         self.knocked(&knocks)
     }
 
-    /// Some steps, then something that happens to the agent, then the rest: it counts.
+    /// Sends some steps, lets something happen to the agent, and sends the rest: the knock counts.
     pub(super) fn half_a_knock(&mut self) -> Result<String> {
         let knocks = self.some_knocks(4)?;
         let first = self.rng.random_range(1..3);
@@ -171,7 +171,7 @@ impl Soak {
         Ok(format!("{between}; {}", self.knocked(&knocks)?))
     }
 
-    /// Begins to put frames on the wire that open nothing.
+    /// Starts to send frames that open nothing.
     fn begin_flood(&mut self) -> Result<(Flood, u32, &'static str)> {
         let doors = self.model.plan.present();
         let steps = doors.choose(&mut self.rng).context("there is always a door")?.steps();
@@ -203,7 +203,7 @@ impl Soak {
         Ok(format!("{count} frames, {name}"))
     }
 
-    /// Something happens during a flood. Knocks may be lost in a full queue, and are repeated.
+    /// Lets something happen during a flood. A knock that is lost in a full queue is repeated.
     pub(super) fn flood_and_more(&mut self) -> Result<String> {
         let (flood, count, name) = self.begin_flood()?;
         let happened = if one_in(&mut self.rng, 2) {
@@ -230,8 +230,8 @@ impl Soak {
     }
 }
 
-/// Frames that another thread sends. It holds the lab, and must end before the lab goes: hence the
-/// wait when this is dropped, in a panic too.
+/// Frames that another thread sends. The thread holds the lab, which could not be removed if it were
+/// left alone, so a drop waits for it, in a panic too.
 struct Flood(Option<JoinHandle<()>>);
 
 impl Flood {

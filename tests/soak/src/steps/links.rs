@@ -1,4 +1,4 @@
-//! The second interface comes, goes, and is called otherwise.
+//! Changes of the second interface: added, removed, renamed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::weighted;
 use crate::Soak;
 use crate::world::World;
 
-/// What can happen to it.
+/// A change of it.
 #[derive(Clone, Copy, Debug)]
 enum Flap {
     DownAndUp,
@@ -58,7 +58,7 @@ impl Soak {
         weighted(&mut self.rng, &FLAPS)
     }
 
-    /// Once or a few times in a row, with or without an agent that looks.
+    /// Changes it a few times in a row, with or without a running agent.
     pub(super) fn flap(&mut self) -> Result<String> {
         let times = self.rng.random_range(1..4);
         let flaps: Vec<_> = (0..times).map(|_| self.a_flap()).collect();

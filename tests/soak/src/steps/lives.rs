@@ -1,4 +1,4 @@
-//! The agent ends and is started again.
+//! Ends and starts of the agent.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::knocks::Knock;
 use super::weighted;
 use crate::{Soak, check, one_in};
 
-/// What happens while no agent runs.
+/// An event while no agent runs.
 #[derive(Clone, Copy)]
 enum WhileDown {
     Nothing,
@@ -34,7 +34,7 @@ const WHILE_DOWN: [(u32, WhileDown); 7] = [
     (1, WhileDown::WrongConfig),
 ];
 
-/// What happens between two steps of a knock.
+/// An event between two steps of a knock.
 #[derive(Clone, Copy)]
 enum Between {
     Restart,
@@ -62,7 +62,7 @@ impl Soak {
         self.world.end(Signal::SIGKILL).map(drop)
     }
 
-    /// Starts it; what a start does to the mode is so from now on.
+    /// Starts the agent, and notes what a start does to the mode.
     pub(super) fn start(&mut self) -> Result<()> {
         self.world.start()?;
         self.note_start();
@@ -115,7 +115,7 @@ impl Soak {
         Ok(meanwhile)
     }
 
-    /// Something happens while no agent runs and the kernel goes on.
+    /// Does something while no agent runs and the kernel goes on.
     fn while_down(&mut self) -> Result<String> {
         match weighted(&mut self.rng, &WHILE_DOWN) {
             WhileDown::Nothing => Ok("at once".to_owned()),
@@ -144,8 +144,8 @@ impl Soak {
         }
     }
 
-    /// Knocks count once an agent runs again. This starts it, and ends it for the caller, who
-    /// expects that none runs.
+    /// Sends knocks, which count once an agent runs again. It starts one for them and ends it, because
+    /// the caller expects that none runs.
     fn knock_while_down(&mut self) -> Result<String> {
         let knocks = self.some_knocks(6)?;
         wire::send(&self.world.lab.client, self.frames(&knocks));
@@ -156,7 +156,8 @@ impl Soak {
         Ok(format!("{} knocks meanwhile", knocks.len()))
     }
 
-    /// A start with a wrong config changes nothing. The config is then the old one or another.
+    /// Starts the agent with a wrong config, which changes nothing, and then writes the old config or
+    /// another.
     fn start_in_vain(&mut self) -> Result<String> {
         let good = self.model.plan.toml();
         let wrong = self.wrong_config();
@@ -173,7 +174,7 @@ impl Soak {
         Ok(format!("a wrong config, then {what}"))
     }
 
-    /// Knocks are under way when it dies.
+    /// Kills the agent while knocks are under way.
     pub(super) fn kill_among_knocks(&mut self) -> Result<String> {
         let knocks = self.some_knocks(14)?;
         let frames = self.frames(&knocks);
@@ -182,7 +183,7 @@ impl Soak {
         let sender = self.world.lab.client.spawn(move || {
             for frame in frames {
                 wire::send_here(&[frame]);
-                // Nobody listens any more once the agent is to be killed.
+                // The receiver is gone once the agent is to be killed.
                 let _ = sent.send(());
             }
         });
@@ -196,7 +197,7 @@ impl Soak {
     }
 
     pub(super) fn restarts_under_stream(&mut self) -> Result<String> {
-        /// Between knocks: some hundreds of them in all.
+        /// The pause between knocks, of which there are some hundreds.
         const GAP: Duration = Duration::from_millis(4);
         let (stop, stopped) = channel::<()>();
         let knocks: Vec<_> = self
@@ -243,7 +244,7 @@ impl Soak {
         Ok(format!("{how}, then {signal} {} us after the next start", jitter.as_micros()))
     }
 
-    /// Something that knocks under way survive, if their doors are `kept`.
+    /// Does something that knocks under way survive, if their doors are `kept`.
     pub(super) fn happen_between(&mut self, kept: &[&str]) -> Result<String> {
         match weighted(&mut self.rng, &BETWEEN) {
             Between::Restart => {

@@ -1,4 +1,4 @@
-//! Who gets in: strangers, sources whose grants have ended, and those that hold one.
+//! The probes after each step: strangers, sources whose grants have ended, and those that hold one.
 
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::model::Standing;
 use crate::probe::{Target, answering, answering_before_open_ports};
 use crate::world::{ALIASES, alias4, alias6};
 
-/// How long an answer may take at the first attempt; the next SYN would come after a second.
+/// The time that an answer may take at the first attempt. The next SYN would come after a second.
 const ANSWER: Duration = Duration::from_millis(900);
 /// Attempts, because a queue may lose a packet.
 const ATTEMPTS: usize = 3;
@@ -22,8 +22,7 @@ const ATTEMPTS: usize = 3;
 const SIDE: [[u16; 8]; 2] = [[0xfd78, 0, 0, 0, 0, 0, 0, 2], [0xfd78, 0, 0, 0, 0, 0, 0, 3]];
 
 impl Soak {
-    /// Addresses from which a source may knock, on the client and on the host behind the
-    /// second interface.
+    /// Returns the addresses of the client from which it may knock.
     pub(super) fn client_sources(&self) -> Vec<IpAddr> {
         let client = &self.world.lab.client;
         let aliases = (0..ALIASES).flat_map(|number| [alias4(number), alias6(number)]);
@@ -34,12 +33,12 @@ impl Soak {
         [[10, 78, 0, 2].into(), SIDE[0].into()]
     }
 
-    /// Whether the second interface is there and guarded.
+    /// Returns whether the second interface is there and guarded.
     pub(super) fn second_is_watched(&self) -> bool {
         self.world.second.is_some_and(|name| self.model.plan.watches(name))
     }
 
-    /// Where a source finds the server.
+    /// Returns the address of the server for a source.
     pub(super) fn server_of(&self, source: IpAddr) -> IpAddr {
         let side =
             Self::side_sources().contains(&source) || Self::side_strangers().contains(&source);
@@ -55,7 +54,7 @@ impl Soak {
         [[10, 78, 0, 3].into(), SIDE[1].into()]
     }
 
-    /// Strangers are out, granted sources are in; only as far as it is certain now.
+    /// Checks that strangers are out and granted sources in, as far as the model is certain.
     pub(crate) fn probe(&mut self) -> Result<()> {
         match self.model.enforcing(Instant::now()) {
             Some(true) => {
@@ -122,7 +121,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Every source of a running grant that is on one of the hosts.
+    /// Checks that every source of a running grant on one of the hosts is in.
     pub(super) fn granted_are_in(&mut self) -> Result<()> {
         let (client, side) = (self.client_sources(), Self::side_sources());
         let held = |sources: &[IpAddr]| -> Vec<Target> {
@@ -147,7 +146,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Which of `targets` get no answer, at several attempts.
+    /// Returns the targets that do not answer at any of several attempts.
     fn not_in(&mut self, place: Place, targets: Vec<Target>) -> Vec<Target> {
         self.tally.probes += targets.len() as u64;
         let mut missing = targets;
@@ -169,7 +168,7 @@ impl Soak {
         missing
     }
 
-    /// A connection that a grant let in goes on for ever.
+    /// Checks that a connection that a grant let in goes on.
     pub(crate) fn hold_connection(&mut self) -> Result<()> {
         let (client, server) = (&self.world.lab.client, self.world.lab.server.v4);
         let granted = self
@@ -188,7 +187,7 @@ impl Soak {
     }
 }
 
-/// Which of the hosts.
+/// One of the hosts.
 #[derive(Clone, Copy)]
 enum Place {
     Client,

@@ -14,7 +14,7 @@ use rand::{RngExt as _, rngs::StdRng};
 
 use crate::Soak;
 
-/// One step: its weight, its name, and its work, which returns what it was in particular.
+/// One step: its weight, its name, and its work, which returns the particulars.
 pub(crate) struct Kind {
     weight: u32,
     name: &'static str,
@@ -49,12 +49,12 @@ const KINDS: [Kind; 20] = [
 ];
 
 impl Kind {
-    /// Whether there is one whose name contains `only`.
+    /// Returns whether there is a step whose name contains `only`.
     pub(crate) fn any(only: &str) -> bool {
         KINDS.iter().any(|kind| kind.name.contains(only))
     }
 
-    /// One of those whose names contain `only`, which there must be.
+    /// Draws one of the steps whose names contain `only`. There must be one.
     pub(crate) fn choose(rng: &mut StdRng, only: &str) -> &'static Self {
         let kinds = KINDS.iter().filter(|kind| kind.name.contains(only));
         weighted(rng, &kinds.map(|kind| (kind.weight, kind)).collect::<Vec<_>>())

@@ -1,4 +1,4 @@
-//! What the owner of the host does by hand.
+//! The owner of the host, who opens, revokes and tries by hand.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::weighted;
 use crate::model::{End, Grant};
 use crate::{Soak, one_in};
 
-/// Which grants the owner ends.
+/// The grants that the owner ends.
 #[derive(Clone, Copy)]
 enum Revoked {
     All,
@@ -23,7 +23,7 @@ enum Revoked {
 
 const REVOKED: [(u32, Revoked); 3] = [(1, Revoked::All), (1, Revoked::Door), (2, Revoked::Source)];
 
-/// What happens during a trial.
+/// An event during a trial.
 #[derive(Clone, Copy)]
 enum Meanwhile {
     Confirm,
@@ -87,7 +87,7 @@ impl Soak {
         }
     }
 
-    /// Enforces on trial, where the config says observe.
+    /// Tries to enforce, where the config says observe.
     pub(super) fn try_enforcing(&mut self) -> Result<String> {
         if self.model.plan.enforce || self.model.confirmed {
             let output = self.world.xknockd(&["try", "5s"])?;

@@ -1,4 +1,4 @@
-//! The agent reads its config again: another one, or one that is wrong.
+//! Reloads of the config, of another one or of a wrong one.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::weighted;
 use crate::model::{Plan, SIZES};
 use crate::{Soak, one_in};
 
-/// What a new config changes.
+/// A change of the config.
 #[derive(Clone, Copy)]
 enum Change {
     /// Whether a door is there.
@@ -36,7 +36,7 @@ const CHANGES: [(u32, Change); 7] = [
     (1, Change::Sizes),
 ];
 
-/// What is wrong with a config.
+/// A mistake in a config.
 #[derive(Clone, Copy)]
 enum Mistake {
     Syntax,
@@ -110,7 +110,7 @@ impl Soak {
         self.reload_but(&[])
     }
 
-    /// Another config, in which the doors in `kept` are as before.
+    /// Reloads another config, in which the doors in `kept` are as before.
     pub(super) fn reload_but(&mut self, kept: &[&str]) -> Result<String> {
         let (plan, what) = self.another_plan(kept);
         self.world.write_config(&plan.toml())?;

@@ -1,4 +1,4 @@
-//! Knocks of a device with a key, and of somebody who has seen them.
+//! Knocks of a device with a key, and copies of them by another host.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -13,8 +13,8 @@ use crate::device::PORT;
 use crate::{Soak, one_in};
 
 impl Soak {
-    /// Some sealed knocks, and all packets so far once more from all over the place: before them,
-    /// right after them, while no agent runs, after it is back. Each of them counts once.
+    /// Sends some sealed knocks, and copies of all packets so far from any address: before the knocks,
+    /// right after them, while no agent runs, and after it is back. Each knock counts once.
     pub(super) fn knock_sealed(&mut self) -> Result<String> {
         let mut sources = self.client_sources();
         sources.shuffle(&mut self.rng);
@@ -52,7 +52,7 @@ impl Soak {
         Ok(format!("{} {how}, copies of {copied} packets", knocks.len()))
     }
 
-    /// Sends everything that was captured, from somewhere.
+    /// Sends all captured packets, each from some address.
     fn copy(&mut self) -> Result<()> {
         let stranger = &self.world.lab.stranger;
         let mut from = self.client_sources();

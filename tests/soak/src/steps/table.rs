@@ -1,4 +1,4 @@
-//! Another tool changes the agent's table.
+//! Changes of the agent's table by another tool.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::weighted;
 use crate::Soak;
 use crate::model::Grant;
 
-/// What another tool does to the table.
+/// A change by another tool.
 #[derive(Clone, Copy)]
 enum Change {
     DeleteElement,
@@ -38,7 +38,7 @@ const CHANGES: [(u32, Change); 9] = [
 ];
 
 impl Soak {
-    /// Changes it and waits until the agent says that it has restored it.
+    /// Changes the table and waits until the agent says that it has restored it.
     pub(super) fn meddle(&mut self) -> Result<String> {
         let line = self.a_change();
         let restored = self.restored()?;
@@ -93,7 +93,7 @@ impl Soak {
         }
     }
 
-    /// All rules go, again and again, until the agent is ready.
+    /// Flushes all rules again and again until the agent is ready.
     pub(super) fn meddle_during_start(&mut self) -> Result<String> {
         if self.model.trial.is_some() {
             return Ok("not during a trial, which this would end".to_owned());
