@@ -1,4 +1,4 @@
-//! The firewall room against the real kernel, each test in a namespace of its own.
+//! The firewall crate against the real kernel, each test in a namespace of its own.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -229,7 +229,7 @@ fn connection_tracking_of_others_is_noticed_and_our_own_is_not() {
 
 #[test]
 fn without_privilege_the_capability_is_named() {
-    let netns = Netns::new("nobody");
+    let netns = Netns::new("unprivileged");
     let error = netns.run(|| {
         // Only this thread loses the capability, and it ends here.
         drop_net_admin();

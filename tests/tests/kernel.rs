@@ -1,5 +1,5 @@
-//! The running kernel: what it has, what it makes of the program, and what the agent says
-//! where it will not do. The runner of other kernels says which of the two it boots.
+//! The running kernel: its features, its verdict on the program, and the agent's words where it
+//! will not do. The runner of other kernels says which of the two it boots.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use knock_policy::{Door, Knocks, Policy, Service};
 use knock_userspace::kernel_features::features;
 use knock_userspace::places::Places;
 
-/// Whether this kernel is one that the agent must refuse.
+/// Returns whether this kernel is one that the agent must refuse.
 fn is_too_old() -> bool {
     std::env::var("XKNOCK_TEST_KERNEL").is_ok_and(|expected| expected == "refusal")
 }
@@ -60,7 +60,7 @@ fn every_probe_has_an_answer_and_required_features_are_present() {
 #[test]
 fn probing_leaves_nothing_behind() {
     let lab = Lab::new();
-    // A link that nobody pinned goes with the process that made it; an interface would show it.
+    // A link that is not pinned goes with the process that made it. An interface would show one.
     let look = || ["nft list ruleset", "ip -d link show"].map(|line| lab.server.sh(line));
     let before = look();
     let output = xknockd_output(&lab.server, &["check", "--kernel"]);
@@ -92,7 +92,7 @@ fn the_verifier_reads_at_most_a_third_of_its_limit() {
         assert!(load(false).is_err(), "a kernel that is too old takes the program");
         return;
     }
-    // Its messages are part of what the verifier reads, if anybody wants them.
+    // With `trace`, the verifier also reads the code of the messages.
     for trace in [false, true] {
         let figures = load(trace).expect("the kernel takes the program").verifier_stats().unwrap();
         let verified = figures.verified.expect("kernels since 5.16 tell");
@@ -102,7 +102,7 @@ fn the_verifier_reads_at_most_a_third_of_its_limit() {
     }
 }
 
-/// A loaded detector, or what the kernel says to it.
+/// Loads a detector, or returns the kernel's error.
 fn load(trace: bool) -> Result<Detector, String> {
     let sequence = [7000, 8000, 9000].map(|port| Step::new(Protocol::Tcp, port));
     let door = Door {

@@ -1,4 +1,4 @@
-//! A host that sleeps: suspended to memory in earnest, and woken by its clock.
+//! A host that is suspended to memory and woken by its clock.
 //!
 //! Only a guest may be treated like that, so `cargo test` leaves this out, and
 //! `cargo xtask test --kernel` runs it.

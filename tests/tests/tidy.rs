@@ -1,9 +1,9 @@
-//! What ARCHITECTURE.md promises and the sources show.
+//! Rules that can be checked in the sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every Rust file below `folder`, with its text.
+/// Returns every Rust file below `folder`, with its text.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder)];
@@ -24,7 +24,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The files below `folder` in which a line of code has `word`, except in `rooms`.
+/// Returns the files below `folder` in which a line of code has `word`, except in `rooms`.
 fn offenders(folder: &str, word: &str, rooms: &[&str]) -> Vec<PathBuf> {
     sources(folder)
         .into_iter()
@@ -37,7 +37,8 @@ fn offenders(folder: &str, word: &str, rooms: &[&str]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Packages whose manifest has a dependency that begins with `name`, apart from the workspace's.
+/// Returns the packages whose manifest has a dependency that begins with `name`, apart from the
+/// workspace's.
 fn depending_on(name: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folders = ["knock-common", "knock-ebpf", "knock-userspace", "tests", "fuzz", "xtask"];

@@ -8,9 +8,9 @@ use knock_lab::Lab;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-/// The steps that every subject of the benchmark is set up for, all UDP.
+/// The ports of the steps that every subject of the benchmark is set up for, all UDP.
 pub(crate) const KNOCKS: [u16; 3] = [7000, 8000, 4500];
-/// The service behind them.
+/// The UDP port of the service behind them.
 pub(crate) const SERVICE: u16 = 5353;
 
 /// Gives the client `count` more addresses, and the server a way back to them.
@@ -19,8 +19,8 @@ pub(crate) fn addresses(lab: &Lab, count: u8) {
     for n in 0..count {
         lab.client.ip(&format!("address add 10.77.1.{n}/32 dev eth0"));
     }
-    // Under a flood, the answer to a question for a hardware address may come too late;
-    // what is measured is the knock.
+    // Under a flood, the answer to an ARP request may come too late, and the knock is what is
+    // measured.
     let mac = |host: &knock_lab::Host| host.mac().map(|byte| format!("{byte:02x}")).join(":");
     let (server, its) = (lab.server.v4, mac(&lab.server));
     lab.client.ip(&format!("neighbour replace {server} lladdr {its} dev eth0"));
@@ -30,8 +30,8 @@ pub(crate) fn addresses(lab: &Lab, count: u8) {
     }
 }
 
-/// Knocks from 10.77.1.`n` with `gap` between two steps; milliseconds from the last step to
-/// the first answer of the service, or `None` if there is none within `patience`.
+/// Knocks from 10.77.1.`n` with `gap` between two steps. Returns the milliseconds from the last
+/// step to the first answer of the service, or `None` if there is no answer within `patience`.
 pub(crate) fn knock(n: u8, server: IpAddr, gap: Duration, patience: Duration) -> Option<f64> {
     let source: IpAddr = [10, 77, 1, n].into();
     let socket = UdpSocket::bind((source, 0)).expect("an address of this host");
@@ -52,7 +52,8 @@ pub(crate) fn knock(n: u8, server: IpAddr, gap: Duration, patience: Duration) ->
         if Instant::now() >= next_probe {
             let _ = socket.send_to(b"ping", to(SERVICE));
             next_probe = Instant::now() + wait;
-            // Finely at first, so that the figure is fine; then without a flood of its own.
+            // Often at first, so that the figure is exact, and then less often, so that probes are
+            // no flood.
             wait = (wait + wait / 32).min(Duration::from_millis(5));
         }
         if socket.recv_from(&mut answer).is_ok_and(|(_, from)| from == to(SERVICE)) {
@@ -65,7 +66,7 @@ pub(crate) fn knock(n: u8, server: IpAddr, gap: Duration, patience: Duration) ->
     None
 }
 
-/// Waits for a datagram, this long at most.
+/// Waits for a datagram for at most `limit`.
 fn await_readable(socket: &UdpSocket, limit: Duration) {
     let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     // An interruption only makes the caller look sooner.

@@ -1,4 +1,4 @@
-//! What one packet costs, by `BPF_PROG_TEST_RUN`.
+//! The cost of one packet, by `BPF_PROG_TEST_RUN`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(crate) const SECTION: &str = "Cost of a packet";
 pub(crate) const ONE_DOOR: &str = "xknock, 1 door";
 pub(crate) const MANY_DOORS: &str = "xknock, 10,000 doors";
 
-/// How often each row is measured, in turn with all others, and how many packets each time.
+/// The number of rounds, in each of which all rows are measured in turn, and of packets a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
     pub rounds: usize,
@@ -39,11 +39,11 @@ pub(crate) fn measure(report: &mut Report, effort: Effort) {
             effort.rounds, effort.repeat
         ),
     );
-    no_knock(report, effort);
+    not_a_knock(report, effort);
     candidates(report, effort);
 }
 
-/// One thing to measure: how, and what came out each round.
+/// One measurement: its function, and its figures of all rounds.
 struct Row {
     name: &'static str,
     run: Box<dyn FnMut(&mut Detector) -> Duration>,
@@ -62,8 +62,8 @@ impl Row {
     }
 }
 
-/// The rows in turn, round after round, each with its own of `detectors`; nanoseconds a
-/// packet by detector and name.
+/// Measures the rows in turn, round after round, each with its own of `detectors`. Returns the
+/// nanoseconds a packet by detector and name.
 fn rounds(
     detectors: &mut [Detector],
     rows: &mut [(usize, Row)],
@@ -78,8 +78,8 @@ fn rounds(
     means.map(|(which, row)| ((*which, row.name), lower_half(&mut row.rounds))).collect()
 }
 
-/// Packets that are no knock: nearly all that an edge host sees.
-fn no_knock(report: &mut Report, effort: Effort) {
+/// Measures packets that are not a knock: nearly all that an edge host sees.
+fn not_a_knock(report: &mut Report, effort: Effort) {
     const SUBJECTS: [(&str, usize); 2] = [(ONE_DOOR, 1), (MANY_DOORS, 10_000)];
     let filter = XdpFilter::attach();
     if let Err(reason) = &filter {
@@ -89,7 +89,7 @@ fn no_knock(report: &mut Report, effort: Effort) {
     for (which, (_, doors)) in SUBJECTS.into_iter().enumerate() {
         let (detector, compiled) = detector(doors);
         detectors.push(detector);
-        let frames = frames::no_knock(&compiled);
+        let frames = frames::not_a_knock(&compiled);
         let empty = frames[0].1.clone();
         rows.push((which, Row::program("empty", Bench::Empty, empty, effort.repeat)));
         for (name, frame) in &frames {
@@ -101,7 +101,7 @@ fn no_knock(report: &mut Report, effort: Effort) {
     if let Ok(filter) = &filter {
         let (detector, compiled) = detector(1);
         detectors.push(detector);
-        for (name, frame) in frames::no_knock(&compiled) {
+        for (name, frame) in frames::not_a_knock(&compiled) {
             let (id, repeat) = (filter.program(), effort.repeat);
             let row = Row::new(name, move |_| {
                 let took = run_program(id, &frame, repeat).expect("a test run");
@@ -129,7 +129,7 @@ const C: Step = Step::new(Protocol::Udp, 9000);
 const LOOP: Step = Step::new(Protocol::Udp, 9500);
 const DECOY: Step = Step::new(Protocol::Udp, 6000);
 
-/// A trie with a sequence A, B, C, and a step that goes round in a circle after A, B.
+/// Returns a trie with a sequence A, B, C, and with a step that goes round in a circle after A, B.
 fn circle() -> Compiled {
     const WITHIN: u32 = 10_000;
     let (first, second, third) = (NodeId::first(A), NodeId::DEEPER, NodeId(NodeId::DEEPER.0 + 1));
@@ -154,7 +154,7 @@ fn circle() -> Compiled {
     Compiled { trie, classes, longest: WITHIN }
 }
 
-/// Packets that the detector has to think about.
+/// Measures candidates: packets to ports that are steps or decoys.
 fn candidates(report: &mut Report, effort: Effort) {
     const SOURCE: u32 = 0x1000_0001;
     const ALL: u32 = 0x0fff_ffff;
@@ -187,7 +187,7 @@ fn candidates(report: &mut Report, effort: Effort) {
     ] {
         let vary = |program| move |detector: &mut Detector| run(detector, program, pattern, repeat);
         rows.push((which, Row::new(name, vary(Bench::VaryKnock))));
-        // What changing the frame costs, which depends on the pattern.
+        // The cost of the change of the frame, which depends on the pattern.
         rows.push((which, Row::new(base(name), vary(Bench::VaryEmpty))));
     }
     let plain = |program, step| Row::program("", program, frames::frame(false, step), repeat);
@@ -235,7 +235,7 @@ fn candidates(report: &mut Report, effort: Effort) {
     }
 }
 
-/// The row that `name` is compared with.
+/// Returns the row that `name` is compared with.
 fn base(name: &'static str) -> &'static str {
     match name {
         "A" => "empty: A",
@@ -253,7 +253,7 @@ fn run(detector: &mut Detector, program: Bench, pattern: Pattern, repeat: u32) -
     detector.bench_run(program, &frames::template(), repeat).expect("a test run")
 }
 
-/// A detector with this many doors of four random steps.
+/// Loads a detector with this many doors of four random steps.
 fn detector(doors: usize) -> (Detector, Compiled) {
     let mut rng = rand::rng();
     let door = |index: usize| {
@@ -269,7 +269,7 @@ fn detector(doors: usize) -> (Detector, Compiled) {
     (detector, compiled)
 }
 
-/// A detector with one door, with its messages or without.
+/// Loads a detector with one door, with its messages or without.
 pub(crate) fn one_door(trace: bool) -> Detector {
     load(&detector(1).1, 1024, trace)
 }

@@ -18,14 +18,14 @@ use crate::report::{Report, Unit, Value};
 
 pub(crate) const SECTION: &str = "Honest knocks under a flood of first steps";
 /// Receive queues of the server's interface. With a single one, the flood fills its 256
-/// places and honest packets are lost before anyone sees them.
+/// places, and honest packets are lost before any program sees them.
 const QUEUES: u32 = 8;
-/// Frames that come before anyone knocks, or those of one second where that is less.
+/// The frames that come before the first knock, or those of one second where that is less.
 const FILLED: u32 = 1_500_000;
 /// The case of the highest rate.
 pub(crate) const FULL: &str = "full rate";
 
-/// How many honest knocks a cell of the table has, and which rates are tried.
+/// The number of honest knocks for a cell of the table, and the rates of the flood.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort<'a> {
     pub knocks: u8,
@@ -70,7 +70,7 @@ pub(crate) fn name(rate: Option<u32>) -> String {
     }
 }
 
-/// Share of knocks that open, in percent, and frames sent a second.
+/// Returns the share of knocks that open, in percent, and the frames sent a second.
 fn one(
     knocker: Knocker,
     rate: Option<u32>,
@@ -87,14 +87,14 @@ fn one(
         _ => Some(lab.server.run(|| Nothing::attach("eth0").expect("the empty program"))),
     };
     let flood = Flood::start(&lab, Pattern::new(0x1000_0000, 0x0fff_ffff, true, &[FIRST]), rate);
-    // Before anyone knocks, tables are full and queues are long.
+    // Before the first knock, tables are full and queues are long.
     flood.await_sent(rate.map_or(FILLED, |rate| rate.min(FILLED)));
     let server = lab.server.v4;
     let clients: Vec<_> = (0..knocks)
         .map(|n| {
             let delay = Duration::from_millis(40) * n.into();
             lab.client.spawn(move || {
-                // The pace at which clients come, not something waited for.
+                // The pace at which clients come, not a wait for an event.
                 std::thread::sleep(delay);
                 knock(n, server, gap, Duration::from_secs(1)).is_some()
             })
@@ -116,7 +116,7 @@ pub(crate) struct Flood {
     thread: std::thread::JoinHandle<()>,
 }
 
-/// How many frames were sent, and whoever waits for more.
+/// The number of frames that were sent, for threads that wait for more.
 #[derive(Default)]
 struct Sent {
     count: Mutex<u64>,
@@ -178,7 +178,7 @@ impl Flood {
         assert!(!waited.timed_out(), "no flood in time: {sent} of {frames} frames");
     }
 
-    /// Stops it; frames a second.
+    /// Stops it and returns the frames that it sent a second.
     pub(crate) fn stop(self) -> f64 {
         let took = self.started.elapsed();
         let sent = *self.sent.count();

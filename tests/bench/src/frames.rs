@@ -1,4 +1,4 @@
-//! Frames, and draining what they caused.
+//! Frames, and the events that they cause.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use knock_lab::Packet;
 use knock_lab::packet::tagged;
 use knock_policy::compile::Compiled;
 
-/// What the varying programs change, to the hardware address of nobody.
+/// Returns the frame that the varying programs change, to a hardware address that no host has.
 pub(crate) fn template() -> [u8; FRAME] {
     knock_lab::lab::template([0x02, 0, 0, 0, 0, 0xff])
 }
 
-/// Frames that are no knock, by name.
-pub(crate) fn no_knock(compiled: &Compiled) -> Vec<(&'static str, Vec<u8>)> {
+/// Returns frames that are not a knock, by name.
+pub(crate) fn not_a_knock(compiled: &Compiled) -> Vec<(&'static str, Vec<u8>)> {
     let class = |step: Step| PortClass::of(compiled.classes[usize::from(step.port)], step.protocol);
     let quiet = |protocol| {
         let mut all = (1..=u16::MAX).map(|port| Step::new(protocol, port));
@@ -24,7 +24,7 @@ pub(crate) fn no_knock(compiled: &Compiled) -> Vec<(&'static str, Vec<u8>)> {
     };
     let (udp, tcp) = (quiet(Protocol::Udp), quiet(Protocol::Tcp));
     let mut data = frame(false, tcp);
-    // ACK, with the checksum of a SYN, which nothing looks at.
+    // ACK in place of SYN. The checksum stays that of the SYN: the program does not read it.
     data[47] = 0x10;
     let plain = frame(false, udp);
     let vlan = tagged(&plain, &[0x8100]);
@@ -37,7 +37,7 @@ pub(crate) fn no_knock(compiled: &Compiled) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// 64 bytes to `step`, always from one source.
+/// Returns a frame of 64 bytes (84 over IPv6) to `step`, always from one source.
 pub(crate) fn frame(v6: bool, step: Step) -> Vec<u8> {
     let (from, to): (IpAddr, IpAddr) = match v6 {
         true => ([0xfd; 16].into(), [0xfc; 16].into()),
@@ -46,7 +46,7 @@ pub(crate) fn frame(v6: bool, step: Step) -> Vec<u8> {
     Packet::between(from, to).of_length(FRAME).knock(step)
 }
 
-/// Takes everything out of the ring buffer.
+/// Takes all events out of the ring buffer.
 pub(crate) fn drain(detector: &mut Detector) {
     thread_local! {
         static EVENTS: std::cell::RefCell<Option<Reader>> = const { std::cell::RefCell::new(None) };

@@ -1,4 +1,4 @@
-//! What xknock must reach.
+//! The goals of xknock.
 
 use knock_detector::VerifierStats;
 

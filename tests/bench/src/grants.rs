@@ -1,4 +1,4 @@
-//! Bursts of completed knocks, and an agent that has nothing to do.
+//! Bursts of completed knocks, and an idle agent.
 
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ fn await_grants(lab: &Lab, wanted: u32) {
         }
         assert!(Instant::now() < deadline, "{held} of {wanted} grants");
         if last_try.elapsed() > Duration::from_secs(3) {
-            // What found the ring buffer full counts with its last step.
+            // A knock that found the ring buffer full counts with its last step.
             let pattern = Pattern::new(FIRST, 0x3f_ffff, false, &steps()[2..]);
             send(lab, pattern, crate::frames::template(), 1 << 22);
             last_try = Instant::now();
@@ -101,7 +101,7 @@ fn await_grants(lab: &Lab, wanted: u32) {
     }
 }
 
-/// Traffic that completes no knock must not wake the agent.
+/// Measures how often traffic without a complete knock wakes the agent.
 pub(crate) fn idle(report: &mut Report, frames: u32) {
     report.section(
         IDLE,

@@ -1,4 +1,4 @@
-//! Knocks with keys: what a forged one costs, and what thousands of keys do.
+//! Knocks with keys: the cost of a forged one, and of thousands of keys.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ const NO_KNOCK: &str = "packet that is no knock, all of it";
 /// A sealed and a rolling door, as keys know them.
 const KEY_DOORS: [&str; 2] =
     ["ssh:sealed:62201:seen:30:tcp/22", "web:rolling:20000-32767::5:udp:30:tcp/443"];
-/// The agent tells how long a new slot takes it.
+/// Makes the agent log how long a new slot takes it.
 const TELLING: [(&str, &str); 1] = [("RUST_LOG", "info,knock_userspace::agent::keys=debug")];
 const ROUNDS: usize = 21;
 
@@ -33,14 +33,14 @@ struct Site {
     agent: Agent,
     lab: Lab,
     keys: Keys,
-    /// What the packets of the last key are made with.
+    /// The secret that packets of the last key are made with.
     id: [u8; 8],
     prefilter: knock_common::siphash::SipKey,
     program: u32,
 }
 
 impl Site {
-    /// With so many keys for the config's doors.
+    /// Starts an agent with `count` keys for the config's doors.
     fn new(count: usize, config: ConfigText, key_doors: &[&str]) -> Self {
         let (lab, keys) = (Lab::new(), Keys::new(config.top("decoys", 0)));
         let door = |door: &&str| door.parse().expect("a door");
@@ -62,7 +62,7 @@ impl Site {
         packet
     }
 
-    /// Nanoseconds that `frame` takes.
+    /// Returns the nanoseconds that `frame` takes.
     fn run(&self, frame: &[u8], repeat: u32) -> f64 {
         let took = run_program(self.program, frame, repeat).expect("a test run");
         took.expect("the program stays loaded").as_secs_f64() * 1e9
@@ -111,7 +111,7 @@ pub(crate) fn measure(report: &mut Report, packets: u32) {
         }
         for (((name, site), costs), before) in sites.iter().zip(&mut costs).zip(spent) {
             report.add(SECTION, kind, name, Value::ns(lower_half(costs)));
-            // The other one renews slots, which may fall into this.
+            // The other agent renews slots, which may fall into this measurement.
             if *name == sites[0].0 && make.is_some() {
                 let process = site.agent.process().id();
                 let cpu = (memory::cpu_seconds(process) - before.0) * 1000.0;
@@ -125,7 +125,7 @@ pub(crate) fn measure(report: &mut Report, packets: u32) {
     hold(report, many);
 }
 
-/// What ten thousand keys take, and how long changes take.
+/// Measures the memory of ten thousand keys, and the time that changes take.
 fn hold(report: &mut Report, mut site: Site) {
     report.section(
         MANY,
@@ -163,7 +163,7 @@ fn forged(site: &Site) -> [u8; SIZE] {
     packet
 }
 
-/// The identifier of the program in what `ip` says of an interface.
+/// Returns the identifier of the program in the output of `ip` for an interface.
 fn program(shown: &str) -> u32 {
     let words: Vec<_> = shown.split_whitespace().collect();
     let place = words.windows(2).position(|pair| pair == ["prog/xdp", "id"]);

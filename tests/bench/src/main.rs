@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what the detector costs, holds and gives, beside its peers. VerifierStats
-//! of one run compare with each other, not with those of another machine.
+//! `cargo xtask bench`: cost, size and throughput of the detector, beside its peers. Figures of one
+//! run compare with each other, not with those of another machine.
 
 mod clients;
 mod cost;
@@ -27,21 +27,21 @@ use clap::Parser;
 
 use report::Report;
 
-/// Measures xknock beside its peers, in network namespaces of its own.
+/// Measure xknock beside its peers, in network namespaces of its own.
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", max_term_width = 100)]
 struct Arguments {
-    /// Fewer rounds and the most important cases, in under two minutes.
+    /// Run fewer rounds and the most important cases, in under two minutes.
     #[arg(long)]
     quick: bool,
-    /// Prints what is worse by more than a tenth than in this earlier result, and fails if
-    /// anything is.
+    /// Print the figures that are worse by more than a tenth than in this earlier result, and fail
+    /// if there are any.
     #[arg(long, value_name = "BASE.json")]
     compare: Option<PathBuf>,
-    /// Where the table (report.md), the figures (report.json) and the curves go.
+    /// Folder for the table (report.md), the figures (report.json) and the curves.
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
-    /// Only sections whose name contains this.
+    /// Run only sections whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -66,7 +66,7 @@ fn main() -> Result<ExitCode> {
     let Some(base) = base else { return Ok(ExitCode::SUCCESS) };
     let worse = report.worse_than(&base);
     if worse.is_empty() {
-        println!("Nothing got worse by more than a tenth.");
+        println!("No figure got worse by more than a tenth.");
         return Ok(ExitCode::SUCCESS);
     }
     println!("Worse by more than a tenth:\n{}", worse.join("\n"));
@@ -122,9 +122,9 @@ fn read(path: &std::path::Path) -> Result<Report> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let json = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no result of a benchmark", path.display()))?;
+        .with_context(|| format!("{} is not the result of a benchmark", path.display()))?;
     Report::from_json(&json)
-        .map_err(|why| anyhow!("{} is no result of a benchmark: {why}", path.display()))
+        .map_err(|why| anyhow!("{} is not the result of a benchmark: {why}", path.display()))
 }
 
 fn write(arguments: &Arguments, name: &str, text: &str) -> Result<()> {
@@ -142,7 +142,7 @@ fn draw(report: &Report, arguments: &Arguments) -> Result<()> {
     let title = "Throughput under noise";
     plot::curves(&out("sources.svg"), title, "sources in progress", "Mpps", &rates)?;
     for gap in ["20 ms", "200 ms"] {
-        // The full rate is put where it was measured.
+        // The point of the full rate lies at the rate that was measured.
         let full = format!("{}, {gap} between steps", flood::FULL);
         let sent = report.get(flood::SECTION, &full, "sent").map(|mpps| mpps * 1e6);
         let mut series = report.series(flood::SECTION, |case| {
@@ -165,7 +165,7 @@ fn draw(report: &Report, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What was run where.
+/// Returns a line that says what was run on which machine.
 fn about(quick: bool) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -1,9 +1,9 @@
-//! What a process and its maps take.
+//! Memory and processor time of a process and its maps.
 
 use std::collections::HashMap;
 use std::fs;
 
-/// Mebibytes of all BPF maps that a process has open, as the kernel accounts for them
+/// Returns the mebibytes of all BPF maps that a process has open, as the kernel accounts for them
 /// (`memlock` in `/proc/PID/fdinfo`).
 pub(crate) fn maps(process: u32) -> f64 {
     let folder = format!("/proc/{process}/fdinfo");
@@ -21,17 +21,17 @@ pub(crate) fn maps(process: u32) -> f64 {
     maps.values().sum::<u64>() as f64 / f64::from(1 << 20)
 }
 
-/// Mebibytes resident.
+/// Returns the mebibytes that are resident.
 pub(crate) fn resident(process: u32) -> f64 {
     status(process, "VmRSS:") / 1024.0
 }
 
-/// How often a process has gone to sleep.
+/// Returns how often a process has gone to sleep.
 pub(crate) fn sleeps(process: u32) -> f64 {
     status(process, "voluntary_ctxt_switches:")
 }
 
-/// Seconds of CPU time, of all threads, in user and kernel mode (proc_pid_stat(5)).
+/// Returns the seconds of CPU time of all threads, in user and kernel mode (proc_pid_stat(5)).
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
     const TICKS_A_SECOND: f64 = 100.0;
     let text = fs::read_to_string(format!("/proc/{process}/stat")).expect("the process runs");

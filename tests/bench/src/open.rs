@@ -1,4 +1,4 @@
-//! From the last knock to the first answer of the service.
+//! The time from the last knock to the first answer of the service.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::wire::noise;
 
 pub(crate) const SECTION: &str = "Last knock to first answer";
 
-/// Frames of a flood that has begun.
+/// The frames after which a flood has begun.
 const BEGUN: u32 = 100_000;
 
 pub(crate) fn measure(report: &mut Report, knocks: u8) {

@@ -16,7 +16,7 @@ pub(crate) struct XdpFilter {
 }
 
 impl XdpFilter {
-    /// Attaches it in native mode; why not, if that cannot be.
+    /// Attaches it in native mode, or returns why that cannot be.
     pub(crate) fn attach() -> Result<Self, String> {
         let netns = Netns::new("filter");
         netns.ip("link add eth0 type veth peer name eth1");
@@ -26,15 +26,15 @@ impl XdpFilter {
         Ok(Self { program, _netns: netns })
     }
 
-    /// Identifier of the program that the kernel runs for a packet.
+    /// Returns the identifier of the program that the kernel runs for a packet.
     pub(crate) fn program(&self) -> u32 {
         self.program
     }
 }
 
-/// Attaches xdp-filter to `interface`; the identifier of the program.
+/// Attaches xdp-filter to `interface` and returns the identifier of the program.
 pub(crate) fn attach_filter(netns: &Netns, interface: &str) -> Result<u32, String> {
-    // It wants a BPF file system, in a mount namespace of its own: nothing stays behind.
+    // It needs a BPF file system. In a mount namespace of its own, no pin stays behind.
     let line = format!(
         "unshare --mount sh -c 'mount -t bpf bpf /sys/fs/bpf && \
          xdp-filter load --mode native {interface}' 2>&1"
@@ -52,7 +52,7 @@ pub(crate) fn attach_filter(netns: &Netns, interface: &str) -> Result<u32, Strin
     id.ok_or_else(|| format!("`ip link` does not say which program xdp-filter attached: {json}"))
 }
 
-/// What can be knocked on: each closes the service and opens it for three UDP knocks.
+/// The programs that take knocks: each closes the service and opens it for three UDP steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Knocker {
     Xknock,
@@ -60,7 +60,7 @@ pub(crate) enum Knocker {
     Nft,
 }
 
-/// One of them, running on the server of a lab.
+/// Such a program, running on the server of a lab.
 pub(crate) enum Running {
     Xknock { _agent: Agent },
     Knockd { _process: Process, _config: TempDir },
@@ -78,7 +78,7 @@ impl Knocker {
         }
     }
 
-    /// Starts it; why not, if that cannot be.
+    /// Starts it, or returns why that cannot be.
     pub(crate) fn start(self, lab: &Lab) -> Result<Running, String> {
         let [first, second, third] = KNOCKS;
         match self {
@@ -87,7 +87,7 @@ impl Knocker {
                 Ok(Running::Xknock { _agent: agent })
             }
             Self::Knockd => {
-                // knockd runs a command for each opened door; this one is about the fastest.
+                // knockd runs a command for each opened door. This one is about the fastest.
                 load_rules(
                     lab,
                     &format!(
@@ -110,7 +110,7 @@ impl Knocker {
                 let mut command = lab.server.command("knockd");
                 command.arg("--config").arg(&path).stdout(std::process::Stdio::null());
                 let process = Process::start(&mut command);
-                // It hears nothing before it has a packet socket, one line behind the head.
+                // It sees no packet before it has a packet socket: a line below the head.
                 let captures = || lab.server.sh("cat /proc/net/packet").lines().count() > 1;
                 eventually("knockd's capture", captures);
                 Ok(Running::Knockd { _process: process, _config: config })
@@ -141,7 +141,7 @@ impl Knocker {
     }
 }
 
-/// The config of the agent for knocking clients.
+/// Returns the config of the agent for knocking clients.
 pub(crate) fn xknock_config(max_sources: u32) -> ConfigText {
     let text = ConfigText::new().top("knocks", "drop").top("max_sources", max_sources);
     let text = text.door("door", [&format!("udp/{SERVICE}")]).open_for("10m");

@@ -1,4 +1,4 @@
-//! VerifierStats, and how they are written down: Markdown for people, JSON for `--compare`.
+//! The figures of a run, written as Markdown for people and as JSON for `--compare`.
 
 use std::fmt::{self, Write as _};
 
@@ -89,7 +89,7 @@ struct Figure {
     value: Value,
 }
 
-/// Something that xknock must reach.
+/// A goal, and whether it was reached.
 #[derive(Clone, Debug)]
 struct Goal {
     what: String,
@@ -98,10 +98,10 @@ struct Goal {
     met: bool,
 }
 
-/// Everything measured in one run.
+/// All figures of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// Title and what is to be known of it.
+    /// Titles, each with a description.
     sections: Vec<(String, String)>,
     figures: Vec<Figure>,
     skipped: Vec<(String, String, String)>,
@@ -139,7 +139,7 @@ impl Report {
         self.goals.push(Goal { what, wanted, reached, met });
     }
 
-    /// Every series of a section whose cases are numbers, for a plot: subject, points.
+    /// Returns every series of a section whose cases are numbers, for a plot: subject and points.
     pub(crate) fn series(&self, section: &str, x: impl Fn(&str) -> Option<f64>) -> Vec<Series> {
         let mut all: Vec<Series> = Vec::new();
         for figure in self.figures.iter().filter(|figure| figure.section == section) {
@@ -211,7 +211,7 @@ impl Report {
         json!({ "figures": figures, "skipped": skipped })
     }
 
-    /// Reads back what [`Report::json`] gave.
+    /// Reads the text that [`Report::json`] has written.
     pub(crate) fn from_json(json: &Json) -> Result<Self, String> {
         let figures = json["figures"].as_array().ok_or("it holds no `figures`")?;
         let figures = figures.iter().map(|figure| {
@@ -228,7 +228,7 @@ impl Report {
         Ok(Self { figures, ..Self::default() })
     }
 
-    /// What is worse here than in `base` by more than a tenth: one line each.
+    /// Returns a line for each figure that is worse than in `base` by more than a tenth.
     pub(crate) fn worse_than(&self, base: &Self) -> Vec<String> {
         const TOLERANCE: f64 = 1.1;
         /// Below this, nanoseconds are noise.

@@ -1,4 +1,4 @@
-//! What gets through a veth pair, and how that changes with doors and sources.
+//! Throughput of a veth pair, and how it changes with doors and sources.
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::Pattern;
@@ -68,13 +68,13 @@ pub(crate) fn measure(report: &mut Report, effort: Effort) {
     }
 }
 
-/// Median of the shares of each round, in percent.
+/// Returns the median of the shares of each round, in percent.
 fn share(subject: &Subject, base: &Subject) -> f64 {
     let rounds = subject.rates.iter().zip(&base.rates);
     median(&mut rounds.map(|(rate, base)| 100.0 * rate / base).collect::<Vec<_>>())
 }
 
-/// The same with more doors, and with more sources in progress.
+/// Measures throughput with more doors, and with more sources in progress.
 pub(crate) fn scale(report: &mut Report, effort: Effort) {
     report.section(DOORS, "The same noise. Maps as the kernel accounts for them, agent resident.");
     for doors in [1, 100, 10_000].into_iter().filter(|doors| *doors <= effort.largest) {
@@ -127,7 +127,7 @@ const STEPS: [Step; 3] = [
     Step::new(Protocol::Udp, 4500),
 ];
 
-/// One door with the steps above, and more with random ones.
+/// Returns a config with one door for the steps above, and more with random ones.
 fn config(doors: u32, max_sources: u32) -> ConfigText {
     let mut rng = rand::rng();
     let opens = format!("udp/{SERVICE}");

@@ -1,5 +1,5 @@
-//! What the kernel's verifier reads of the program, and how large it is. No other figures
-//! here are the same on every run.
+//! The instructions that the kernel's verifier reads, and the size of the program. These figures
+//! are the same on every run.
 
 use knock_detector::VerifierStats;
 
@@ -21,7 +21,7 @@ pub(crate) fn measure(report: &mut Report) {
     );
     for (subject, trace) in [("xknock", false), ("xknock, --trace-kernel", true)] {
         let figures =
-            cost::one_door(trace).verifier_stats().expect("the kernel tells of a program");
+            cost::one_door(trace).verifier_stats().expect("the kernel describes a program");
         let rows = [
             (READ, figures.verified),
             ("bytes of the program", Some(figures.translated)),
@@ -29,7 +29,7 @@ pub(crate) fn measure(report: &mut Report) {
         ];
         for (case, number) in rows {
             let Some(number) = number else {
-                report.skip(SECTION, case, "this kernel does not tell");
+                report.skip(SECTION, case, "this kernel does not say");
                 continue;
             };
             report.add(SECTION, case, subject, Value::new(number.into(), Unit::Count));

@@ -1,5 +1,5 @@
-//! A veth pair with a generator at one end and a receiver at the other, and counting what
-//! arrives.
+//! A veth pair with a generator at one end and a receiver at the other, and the count of frames
+//! that arrive.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use knock_lab::Lab;
 use knock_lab::lab::SERVER_PORT;
 use knock_lab::netns::Netns;
 
-/// If nothing arrives for so long, nothing more will: of that there is no event.
+/// If no frame arrives for so long, none will. No event says so.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Frames that end at the receiver's driver or right behind it: for another host's hardware
@@ -19,7 +19,7 @@ pub(crate) fn noise() -> (Pattern, [u8; FRAME]) {
     (Pattern::new(0x1000_0000, 0x0fff_ffff, true, &[]), crate::frames::template())
 }
 
-/// Packets that `eth0` has received.
+/// Returns the number of packets that `eth0` has received.
 pub(crate) fn received(netns: &Netns) -> u64 {
     let text = netns.ip("-statistics -json link show dev eth0");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -29,7 +29,7 @@ pub(crate) fn received(netns: &Netns) -> u64 {
 /// Sends frames from the switch's port to the server and measures how many a second arrive.
 ///
 /// The receiver's queue has 256 places, and when its work is left to a kernel thread, a
-/// queue can run over. Such a run is told and made again: its rate would be too good.
+/// queue can run over. Such a run is reported and repeated: its rate would be too good.
 ///
 /// # Panics
 ///
@@ -47,7 +47,7 @@ pub(crate) fn rate(lab: &Lab, pattern: Pattern, frame: [u8; FRAME], count: u32) 
     panic!("frames were lost on the wire {ATTEMPTS} times in a row");
 }
 
-/// Whether the server has received `wanted` packets, now or as soon as no more come.
+/// Returns whether the server has received `wanted` packets by the time when no more come.
 fn arrive(lab: &Lab, wanted: u64) -> bool {
     let (mut last, mut came) = (received(&lab.server), Instant::now());
     while last < wanted {
@@ -61,7 +61,7 @@ fn arrive(lab: &Lab, wanted: u64) -> bool {
     true
 }
 
-/// Sends frames from the switch's port to the server; how long that took.
+/// Sends frames from the switch's port to the server and returns how long that took.
 pub(crate) fn send(lab: &Lab, pattern: Pattern, frame: [u8; FRAME], count: u32) -> Duration {
     lab.switch().run(move || {
         let mut traffic = Traffic::load().expect("the generator");

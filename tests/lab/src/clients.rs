@@ -26,7 +26,8 @@ pub fn xknock(host: &Host, to: IpAddr, arguments: &[&str]) -> Output {
     command.arg(to.to_string()).args(arguments).output().expect("xknock runs")
 }
 
-/// Knocks with the project's own client, which must succeed, with `steps` as in `tcp/7000,udp/8000`.
+/// Knocks with the project's own client, which must succeed, with `steps` as in
+/// `tcp/7000,udp/8000`.
 pub fn xknock_steps(host: &Host, to: IpAddr, steps: &str) {
     let output = xknock(host, to, &["--steps", steps, "--gap", "10ms"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

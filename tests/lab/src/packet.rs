@@ -177,8 +177,8 @@ pub fn with_extensions(frame: &[u8], kinds: &[u8]) -> Vec<u8> {
     longer
 }
 
-/// Returns a frame as a fragment of a packet that no other fragment belongs to. `field` holds flags and
-/// offset: those of the IPv4 header, or those of the fragment header that IPv6 gets.
+/// Returns a frame as a fragment of a packet that no other fragment belongs to. `field` holds flags
+/// and offset: those of the IPv4 header, or those of the fragment header that IPv6 gets.
 ///
 /// # Panics
 ///

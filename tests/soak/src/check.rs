@@ -239,7 +239,7 @@ fn check_grants(
     }
     for (grant, left) in found {
         let Some(end) = model.grants.get(grant) else {
-            bail!("{whose} holds {grant:?}, which nobody has earned or which has ended");
+            bail!("{whose} holds {grant:?}, which was not earned or has ended");
         };
         let over = end.standing(asked) == Standing::Over;
         ensure!(!over, "{whose} holds {grant:?}, which has ended");

@@ -166,7 +166,7 @@ impl Soak {
     /// Switches the agent off at the end, and checks that no trace is left.
     fn off(&mut self) -> Result<()> {
         let program = self.world.attached_program()?;
-        self.world.told(&["off"])?;
+        self.world.verb(&["off"])?;
         self.world.await_end()?;
         let server = &self.world.lab.server;
         let tables = server.sh("nft list tables");

@@ -1,5 +1,5 @@
-//! The expected state: the config as it was last written, and the grants with their ends. It does no
-//! I/O, and time comes from the caller.
+//! The expected state: the config as it was last written, and the grants with their ends. It does
+//! no I/O, and time comes from the caller.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -178,8 +178,8 @@ impl End {
         }
     }
 
-    /// How much longer it may last, as somebody says who was `asked` and has `answered` since,
-    /// and whose clock and time to answer may be `margin` off.
+    /// Returns the least and the most time that may be left in an answer that was `asked` for and has
+    /// been `answered` since, with clocks that are at most `margin` off.
     pub(crate) fn left(
         &self,
         (asked, answered): (Instant, Instant),

@@ -277,7 +277,7 @@ impl World {
     }
 
     /// Runs `xknockd`, which must succeed, and returns what it printed.
-    pub(crate) fn told(&self, words: &[&str]) -> Result<String> {
+    pub(crate) fn verb(&self, words: &[&str]) -> Result<String> {
         let output = self.xknockd(words)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`xknockd {}` fails: {said}", words.join(" "));
@@ -286,7 +286,7 @@ impl World {
 
     /// Runs a verb with `--json` and returns its answer.
     pub(crate) fn asked(&self, what: &str) -> Result<Value> {
-        json(&self.told(&[what, "--json"])?)
+        json(&self.verb(&[what, "--json"])?)
     }
 
     pub(crate) fn config_path(&self) -> String {

@@ -1,4 +1,4 @@
-//! Honest clients open doors for themselves and for nobody else.
+//! Honest clients, which open doors for themselves alone.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What becomes of running connections, in both ways to tell them.
+//! Running connections when their grant ends, with and without connection tracking.
 
 use knock_lab::clients::xknock_steps;
 use knock_lab::process::{Process, seconds};
@@ -7,7 +7,7 @@ use knock_lab::{Agent, ConfigText, Lab};
 
 use crate::{SSH, STEPS};
 
-/// Opens, connects, lets the grant end; whether the connection still works.
+/// Opens the door, connects, and lets the grant end. Returns whether the connection still works.
 fn connection_outlives_its_grant(connections: &str, cut: bool) -> bool {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
@@ -44,7 +44,7 @@ fn a_cut_ends_a_tracked_connection_with_its_grant() {
     assert!(!connection_outlives_its_grant("conntrack", true));
 }
 
-/// How many connections the namespace tracks; 0 if it tracks none at all.
+/// Returns the number of connections that the namespace tracks.
 fn tracked(lab: &Lab) -> u32 {
     let count = lab.server.shell("cat /proc/sys/net/netfilter/nf_conntrack_count");
     String::from_utf8_lossy(&count.stdout).trim().parse().unwrap_or(0)
@@ -74,8 +74,8 @@ fn conntrack_is_used_only_where_it_is_already_in_use() {
     }
 }
 
-/// Whether the server answers a SYN that comes in fragments of 8 bytes, the first of
-/// which holds the ports but not the flags.
+/// Returns whether the server answers a SYN in fragments of 8 bytes, the first of which holds the
+/// ports but not the flags.
 fn fragmented_syn_is_answered(lab: &Lab) -> bool {
     let (server, stranger) = (lab.server.v4, lab.stranger.v4);
     let filter = format!("host {stranger} and (src port 22 or icmp[icmptype] = icmp-echoreply)");
@@ -94,7 +94,7 @@ fn fragmented_syn_is_answered(lab: &Lab) -> bool {
     let mut python = lab.stranger.command("/usr/bin/python3");
     let sent = python.args(["-c", &script]).output().expect("python3 runs");
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
-    // Whatever the SYN brought about stands before the answer to this.
+    // An answer to the SYN comes before the answer to this.
     lab.stranger.sh(&format!("ping -c1 -W5 {server}"));
     let mut answered = false;
     capture.await_line("an echo reply", |line| {

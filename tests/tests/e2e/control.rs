@@ -1,4 +1,4 @@
-//! The control socket, as other programs use it.
+//! The control socket, used by other programs.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::refused;
 
-/// What curl gets: the HTTP status, and the JSON.
+/// Sends a request with curl, and returns the HTTP status and the JSON.
 fn curl(host: &Host, arguments: &[&str]) -> (u32, Value) {
     let socket = Places::of(host.name()).socket();
     let mut command = host.command("curl");

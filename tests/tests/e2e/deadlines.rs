@@ -39,12 +39,12 @@ fn slow(host: &Host, config: Config) -> Agent {
     agent
 }
 
-/// The table as the kernel holds it.
+/// Returns the table as the kernel holds it.
 fn table(host: &Host) -> Status {
     host.run(|| Firewall::open().expect("nftables").status().expect("an answer").expect("a table"))
 }
 
-/// Until when something lasts that was promised for `lasts` between two moments.
+/// The moments between which something ends that was promised for a time.
 struct Promise {
     earliest: Instant,
     latest: Instant,

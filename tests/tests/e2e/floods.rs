@@ -1,5 +1,4 @@
-//! Floods: what a stranger sends at line rate costs little, stays bounded and opens
-//! nothing.
+//! Floods at line rate, which cost little, stay bounded and open nothing.
 
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::{IPV4, Pattern, TRANSPORT, ipv4_header, transport_header};
@@ -61,7 +60,7 @@ fn deliver(lab: &Lab, clients: u32, steps: &[Step]) {
     }
 }
 
-/// Elements of the IPv4 grants.
+/// Returns the number of IPv4 grants in the table.
 fn grants(host: &Host) -> usize {
     host.sh("nft -n list set inet xknock open4").matches("expires").count()
 }
@@ -84,7 +83,7 @@ fn a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks() {
 
     assert!(agent.resident() < memory + (2 << 20), "{} from {memory}", agent.resident());
     assert!(agent.log().lines().count() < 50, "{}", agent.log());
-    assert_eq!(grants(&lab.server), 1, "nobody else got in");
+    assert_eq!(grants(&lab.server), 1, "no other source got in");
     let after = wire(&lab);
     let lost = after.dropped - before.dropped;
     let arrived = after.received - before.received;
@@ -96,7 +95,7 @@ fn a_flood_from_a_million_sources_stays_bounded_and_the_client_still_knocks() {
     let flood = counters.get("first") + counters.get("unexpected") + counters.get("ignored");
     // Decoys and steps of sources that happen to have begun are among the others.
     assert!(flood + lost >= 1_190_000, "{counters:?} and {lost} lost");
-    // What came before the agent was attached and after is not in its counters.
+    // Packets from before the agent was attached, and after, are not in its counters.
     assert!(counters.packets() <= seen && counters.packets() + 100 > seen, "{seen}: {counters:?}");
 }
 
@@ -110,7 +109,7 @@ fn a_knock_opens_while_the_flood_goes_on() {
                 lab.generate(Pattern::new(STRANGERS, ALL, true, &[A]), 250_000);
             }
         });
-        // A full queue may lose a step, whatever the detector does; so users knock again.
+        // A full queue may lose a step, whatever the detector does. So users knock again.
         eventually("an open door", || {
             xknock_steps(&lab.client, lab.server.v4, STEPS);
             agent.has_opened_for(lab.client.v4)
@@ -124,7 +123,7 @@ fn a_knock_opens_while_the_flood_goes_on() {
 fn knocks_that_come_faster_than_they_are_read_count_with_their_next_step() {
     const CLIENTS: u32 = 60_000;
     let lab = Lab::new();
-    // However long this machine takes while the agent sleeps.
+    // The limits allow for a slow machine while the agent sleeps.
     let text = ConfigText::ssh().top("knocks", "drop").top("max_sources", 524_288);
     let text = text.top("late_grants", "10m").open_for("10m").within("2m");
     let mut agent = Agent::start(&lab.server, text);

@@ -1,4 +1,4 @@
-//! Grants open, are extended, and end.
+//! The life of a grant: opened, extended, ended.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ fn a_second_knock_extends_the_grant() {
     xknock_steps(&lab.client, lab.server.v4, STEPS);
     agent.await_opened(lab.client.v4, SSH);
     let first_end = Instant::now() + open_for;
-    // Knock again until it is a good while later, as someone who wants to stay does.
+    // Knock again until it is a good while later, as a user who wants to stay does.
     while Instant::now() + open_for / 2 < first_end {
         xknock_steps(&lab.client, lab.server.v4, STEPS);
         let again = agent.await_opened(lab.client.v4, SSH);

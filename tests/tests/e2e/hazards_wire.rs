@@ -1,5 +1,5 @@
-//! What is made to mislead, put on the wire: it opens nothing, and without a grant it gets
-//! nothing from a guarded service, while the same from who has a grant is let through.
+//! Packets that are made to mislead, on the wire: they open nothing, and without a grant they get
+//! no answer from a guarded service. From a source with a grant they are let through.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -26,18 +26,19 @@ const XMAS: u8 = 0x29;
 
 const TCP_22: Step = Step::new(Protocol::Tcp, 22);
 const UDP_22: Step = Step::new(Protocol::Udp, 22);
-/// A port that no door guards: who hears of its packet knows that those before have been handled.
+/// A step to a port that no door guards. When its packet arrives, those before have been handled.
 const MARKER: Step = Step::new(Protocol::Udp, 9);
 
 /// Packets for a guarded port.
 struct Row {
     what: &'static str,
     frames: Vec<Vec<u8>>,
-    /// How many of them a stateless guard refuses without a grant; none if it may be either.
+    /// The number of them that a stateless guard refuses without a grant, or `None` where kernels
+    /// differ.
     refused: Option<u64>,
-    /// Whether the service hears of them with a grant.
+    /// Whether they reach the service with a grant.
     served: bool,
-    /// The same where connections are tracked.
+    /// Whether they reach the service with a grant where connections are tracked.
     tracked: bool,
 }
 
@@ -46,7 +47,7 @@ fn row(what: &'static str, frames: impl Into<Vec<Vec<u8>>>, refused: u64, served
 }
 
 /// A whole SYN as the payload of a later fragment. Rules are meant to read no port there, but
-/// that of Linux 6.18 does, which costs such a fragment and helps nobody.
+/// that of Linux 6.18 does, which costs such a fragment and helps no attacker.
 fn later_fragment(frame: &[u8]) -> Row {
     Row { refused: None, ..row("a whole SYN in a last fragment", [fragment(frame, 1)], 0, false) }
 }
@@ -59,7 +60,7 @@ fn headless(frame: &[u8]) -> Row {
     Row { tracked: true, ..row("IPv6 fragments, no TCP at all in the first", frames, 1, false) }
 }
 
-/// All that `from` sends to the guarded port of `to`.
+/// Returns all rows: packets of `from` to the guarded port of `to`.
 fn rows(to: &Host, from: &Host) -> Vec<Row> {
     let tcp = Packet::to(to, from.v4).knock(TCP_22);
     let tcp6 = Packet::to(to, from.v6).knock(TCP_22);
@@ -85,7 +86,8 @@ fn rows(to: &Host, from: &Host) -> Vec<Row> {
         row("xmas", flags(XMAS), 0, false),
         row("four bytes of IPv4 options", [with_options(&tcp, &[1; 4])], 1, true),
         row("forty bytes of IPv4 options", [with_options(&tcp, &[1; 40])], 1, true),
-        // RFC 791, loose source and record route by way of one router; the host takes none.
+        // RFC 791, loose source and record route by way of one router. The host takes no such
+        // packet.
         row("a source route", [with_options(&tcp, &[0x83, 7, 4, 10, 77, 0, 9, 1])], 1, false),
         row("IHL of 4", [patched(&tcp, 0, &[0x44])], 0, false),
         row("total length without TCP", [patched(&tcp, 2, &[0, 20])], 0, false),
@@ -119,7 +121,7 @@ fn rows(to: &Host, from: &Host) -> Vec<Row> {
     ]
 }
 
-/// Counts what the service answers.
+/// Counts the answers of the service.
 fn install_probe(server: &Host) {
     server.sh("nft -f - <<'END'\n\
          table inet probe {\n\
@@ -137,8 +139,8 @@ fn counter(host: &Host, table: &str, name: &str) -> u64 {
     found.expect("the counter")
 }
 
-/// Sends the frames and waits until all were handled; how many of them the guard refused, and
-/// how often the service answered.
+/// Sends the frames and waits until all were handled. Returns how many of them the guard refused,
+/// and how often the service answered.
 fn send(lab: &Lab, frames: Vec<Vec<u8>>) -> (u64, u64) {
     let count = |table, name| counter(&lab.server, table, name);
     let before = [count("xknock", "refused"), count("probe", "served")];
@@ -150,7 +152,7 @@ fn send(lab: &Lab, frames: Vec<Vec<u8>>) -> (u64, u64) {
     (count("xknock", "refused") - before[0], count("probe", "served") - before[1])
 }
 
-/// Each row without a grant, and then with one.
+/// Sends each row without a grant, and then with one.
 fn nothing_is_served_without_a_grant(connections: &str) {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
@@ -161,7 +163,7 @@ fn nothing_is_served_without_a_grant(connections: &str) {
         let (found, served) = send(&lab, frames);
         assert_eq!(served, 0, "{what}, without a grant, {connections}");
         // Connection tracking puts fragments together first and lets no odd packet be one of
-        // a connection, so what is refused is not the same.
+        // a connection, so other packets are refused.
         if let ("stateless", Some(refused)) = (connections, refused) {
             assert_eq!(found, refused, "{what}: refused without a grant");
         }
@@ -194,7 +196,7 @@ const SEQUENCE: [Step; 3] = [
     Step::new(Protocol::Tcp, 9000),
 ];
 
-/// Makes a frame something that is no knock.
+/// A change after which a frame is not a knock.
 type Spoil = fn(&[u8]) -> Vec<u8>;
 
 /// A whole sequence in which every packet is spoiled (the UDP one too, where flags are not

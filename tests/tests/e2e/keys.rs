@@ -1,4 +1,4 @@
-//! Devices with keys.
+//! Knocks of devices with keys.
 
 mod changes;
 mod replay;
@@ -16,7 +16,7 @@ use knock_lab::{Agent, ConfigText, Host, Lab};
 
 use crate::SSH;
 
-/// A config whose door `ssh` has this method: [`SEALED`] or [`ROLLING`].
+/// Returns a config whose door `ssh` has this method: [`SEALED`] or [`ROLLING`].
 fn ssh_by(method: &str) -> ConfigText {
     ConfigText::new().door("ssh", ["tcp/22"]).method(method)
 }
@@ -24,10 +24,10 @@ fn ssh_by(method: &str) -> ConfigText {
 const SEALED: &str = "sealed";
 const ROLLING: &str = "rolling";
 const PORT: u16 = 62_201;
-/// What the agent says when it has told the detector of keys.
+/// The agent's message when the detector has the keys.
 const RENEWED: &str = "keys renewed in the detector";
 
-/// A server with one door for keys, and what belongs to it.
+/// A lab whose server has one door for keys.
 struct Site {
     lab: Lab,
     keys: Keys,
@@ -41,12 +41,12 @@ impl Site {
         Self { keys: Keys::new(config), lab, _ssh: ssh }
     }
 
-    /// A new key for the door `ssh`, and its line.
+    /// Adds a key for the door `ssh` and returns its line.
     fn add(&self, name: &str, more: &[&str]) -> String {
         self.keys.key(&self.lab.server, &[&["add", name, "--door", "ssh"], more].concat())
     }
 
-    /// A device on the client with a new key.
+    /// Adds a key, and returns a device on the client that has it.
     fn device(&self, name: &str, more: &[&str]) -> Device {
         let line = self.add(name, more);
         Device::new(&self.lab.client, &line, &self.lab.server.v4.to_string())
@@ -56,7 +56,7 @@ impl Site {
         self.keys.start(&self.lab.server)
     }
 
-    /// The same, with a record for each time that the detector is told of keys.
+    /// Starts an agent that logs each time that it gives keys to the detector.
     fn start_telling_of_renewals(&self) -> Agent {
         let log = [("RUST_LOG", "info,knock_userspace::agent::keys=debug")];
         self.keys.start_with(&self.lab.server, &log)
@@ -120,7 +120,7 @@ fn a_device_knocks_over_the_address_family_that_it_connects_with() {
     }
 }
 
-/// What the server sees of devices behind NAT: one address for all of them.
+/// Devices behind NAT have one address for the server.
 #[test]
 fn two_devices_behind_one_address_knock_at_the_same_time() {
     for door in [SEALED, ROLLING] {
@@ -177,7 +177,7 @@ fn requests_beyond_the_rights_of_a_key_open_nothing_and_are_logged_with_its_name
         assert!(denied["reason"].as_str().unwrap_or("").contains(reason), "{denied}");
     }
     assert!(!agent.has_opened_for(site.lab.client.v4));
-    // Of what has no valid tag, or is too old, the agent hears nothing.
+    // Packets without a valid tag, or too old, do not reach the agent.
     let mut forged = stranger;
     forged.credential =
         knock_keys::Credential::Shared(knock_keys::Secret::draw().expect("random bytes"));

@@ -1,4 +1,4 @@
-//! Agents die and others take their place: nothing is lost, and nobody gets in.
+//! Agents that end and others that take their place: no knock is lost, and no stranger gets in.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use crate::{SSH, STEPS, assert_no_trace, granted, verb};
 
-/// Keeps grants for ten minutes, and takes knocks that waited for five.
+/// Returns a config that keeps grants for ten minutes and takes knocks that waited for five.
 fn long_and_patient() -> ConfigText {
     ConfigText::ssh().open_for("10m").top("late_grants", "5m")
 }
@@ -32,7 +32,7 @@ fn a_knock_made_while_no_agent_runs_opens_when_the_next_one_comes() {
     let _ssh = Echo::start(&lab.server, 22);
     let config = Agent::start(&lab.server, long_and_patient()).kill();
     xknock_steps(&lab.client, lab.server.v4, STEPS);
-    assert!(!tcp_open(&lab.client, lab.server.v4, 22), "nobody gives grants now");
+    assert!(!tcp_open(&lab.client, lab.server.v4, 22), "no agent gives grants now");
     let mut next = Agent::start_again(&lab.server, config);
     next.await_opened(lab.client.v4, SSH);
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
@@ -47,7 +47,7 @@ fn a_knock_that_waited_too_long_opens_nothing() {
     let text = ConfigText::ssh().top("late_grants", "9s");
     let config = Agent::start(&lab.server, text).kill();
     xknock_steps(&lab.client, lab.server.v4, STEPS);
-    // To it, the kernel's time of the knock is that long ago.
+    // To this agent, the kernel's time of the knock is that long ago.
     let mut command = with_clock(xknockd(&lab.server), "+10s");
     command.arg("run").arg("--config").arg(config.path());
     let mut next = Agent::spawn(command, config);
@@ -110,8 +110,8 @@ fn elements_that_another_tool_added_while_no_agent_ran_are_not_grants() {
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
 }
 
-/// Sends whole knocks, one after the other and each from another source, and says so, until
-/// nobody listens any more; how many.
+/// Sends whole knocks, one after the other and each from another source, and reports each on `sent`
+/// until the receiver is gone. Returns their number.
 fn stream_of_knocks(lab: &Lab, sent: &Sender<()>) -> usize {
     const SEQUENCE: [Step; 3] = [
         Step::new(Protocol::Tcp, 7000),
@@ -189,7 +189,7 @@ fn other_sizes_make_other_maps_and_keep_grants() {
 /// System calls by which a start changes something, or asks whether it may.
 const CALLS: [&str; 7] = ["bpf", "flock", "mkdir", "seccomp", "sendmsg", "sendto", "unlink"];
 
-/// The agent under strace(1), which writes those calls to `trace`.
+/// Returns a command of the agent under strace(1), which writes those calls to `trace`.
 fn traced(lab: &Lab, config: &Config, trace: &Path, more: &[String]) -> Command {
     let mut command = lab.server.command("strace");
     command.args(["--follow-forks", "--trace", &CALLS.join(","), "--output"]).arg(trace);
@@ -198,7 +198,7 @@ fn traced(lab: &Lab, config: &Config, trace: &Path, more: &[String]) -> Command 
     command
 }
 
-/// Ends a traced agent; strace ends with it.
+/// Ends a traced agent, and strace with it.
 fn end_traced(lab: &Lab, process: Process, signal: Signal) {
     let lock = std::fs::read_to_string(Places::of(lab.server.name()).lock());
     let id = lock.expect("the lock of the agent").trim().parse().expect("its process");
@@ -207,8 +207,8 @@ fn end_traced(lab: &Lab, process: Process, signal: Signal) {
     process.wait();
 }
 
-/// Each of the calls that a start makes until it is ready, as its name and how many of that name
-/// there were before.
+/// Returns each of the calls that a start makes until it is ready, as its name and the number of
+/// calls of that name before it.
 fn stages(lab: &Lab, config: &Config) -> Vec<(String, usize)> {
     let folder = leftovers::folder();
     let trace = folder.path().join("trace");
@@ -294,7 +294,7 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     let run = Places::of(lab.server.name()).run;
     std::fs::create_dir_all(&run).expect("a folder to mount on");
     let mut command = lab.server.command("unshare");
-    // Room for the lock, and for no socket.
+    // There is room for the lock and none for a socket.
     let script =
         format!("mount -t tmpfs -o nr_inodes=2,mode=700 none {}; exec \"$@\"", run.display());
     command.args(["--mount", "sh", "-c", &script, "sh"]);

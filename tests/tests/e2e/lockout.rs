@@ -1,4 +1,4 @@
-//! The owner of a host is never locked out by accident.
+//! Protection of the owner of a host from being locked out by accident.
 
 use knock_lab::agent::xknockd;
 use knock_lab::clients::xknock_steps;
@@ -8,7 +8,7 @@ use knock_lab::{Agent, Config, ConfigText, Lab};
 
 use crate::{SSH, STEPS, assert_no_trace, refused, verb};
 
-/// What sshd says of a session of the client on the server.
+/// Returns `SSH_CONNECTION` as sshd sets it for a session of the client on the server.
 fn session(lab: &Lab) -> String {
     format!("{} 50000 {} 22", lab.client.v4, lab.server.v4)
 }
@@ -40,7 +40,7 @@ fn a_trial_goes_on_with_the_next_agent_and_can_be_confirmed_there() {
     let status = verb(&lab.server, &["status"]);
     assert!(status.contains("enforce, on trial for "), "{status}");
     assert!(verb(&lab.server, &["confirm"]).contains("mode = \"enforce\""));
-    // Confirmed means: also by the next agent, whose config still says observe.
+    // The next agent enforces what was confirmed, although its config still says observe.
     let agent = Agent::start_again(&lab.server, agent.terminate());
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
     assert!(verb(&lab.server, &["status"]).contains("confirmed"));
@@ -161,7 +161,7 @@ fn doors_are_opened_and_grants_ended_by_hand_with_and_without_an_agent() {
         verb(&lab.server, &[&["open", "ssh", &client, "--for", "10m"], extra].concat())
     };
     let opened = open(&[]);
-    // What is left, and a slow machine has used a second or two of it.
+    // It shows the time that is left, of which a slow machine has used a second or two.
     assert!(opened.contains("10m") || opened.contains("9m 5"), "{opened}");
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
     assert!(refused(&lab.server, &["open", "shh", &client]).contains("there are: ssh"));

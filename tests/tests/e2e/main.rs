@@ -1,4 +1,4 @@
-//! The whole of it, with real clients, in throwaway networks.
+//! End-to-end tests: agent, table and XDP program with real clients, in throwaway networks.
 
 mod clients;
 mod connections;
@@ -65,7 +65,7 @@ fn refused(host: &Host, arguments: &[&str]) -> String {
     said.replace("\n  │ ", " ")
 }
 
-/// An agent with that door, which it has opened for the client for ten minutes.
+/// Starts an agent and opens its door `ssh` for the client for ten minutes.
 fn granted(lab: &Lab) -> Agent {
     let mut agent = Agent::start(&lab.server, ConfigText::ssh().open_for("10m"));
     xknock_steps(&lab.client, lab.server.v4, STEPS);
@@ -75,7 +75,7 @@ fn granted(lab: &Lab) -> Agent {
 
 /// The steps of that door, as `xknock` takes them.
 const STEPS: &str = ConfigText::STEPS;
-/// The same as `knock` takes them.
+/// The same steps as `knock` takes them.
 const CLASSIC: &str = "7000:tcp 8000:udp 9000:tcp";
-/// What it opens.
+/// The service that the door opens.
 const SSH: &str = "tcp/22";

@@ -1,4 +1,4 @@
-//! Observing, always allowing, dropping knocks, telling what the kernel sees.
+//! Settings: observing, always allowed sources, dropped knocks, kernel messages, `ports`.
 
 use knock_lab::agent::xknockd_output;
 use knock_lab::clients::xknock_steps;
@@ -78,7 +78,7 @@ fn trace_kernel_logs_each_step_and_each_near_miss() {
     }
 }
 
-/// What `xknockd ports --json` says of one port.
+/// Returns firewall, application and reason of one port as `xknockd ports --json` has them.
 fn port(lab: &Lab, service: &str, arguments: &[&str]) -> (String, String, String) {
     let output = xknockd_output(&lab.server, &[&["ports", "--json"], arguments].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

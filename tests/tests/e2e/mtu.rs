@@ -1,4 +1,4 @@
-//! Jumbo frames: before the agent starts, and while it runs.
+//! Jumbo frames, from before the agent starts or while it runs.
 
 use knock_lab::clients::xknock_steps;
 use knock_lab::process::seconds;
@@ -18,7 +18,7 @@ fn set_mtu(lab: &Lab, mtu: u32) {
     }
 }
 
-/// Where the program runs, as `ip link` shows it.
+/// Returns the mode of the program, as `ip link` shows it.
 fn mode(lab: &Lab) -> &'static str {
     let text = lab.server.ip("-json link show dev eth0");
     let link: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -42,7 +42,7 @@ fn knock_with(lab: &Lab, agent: &mut Agent, length: usize) {
     agent.await_opened(lab.client.v4, SSH);
 }
 
-/// What an IPv4 datagram can hold in a frame of 9,000 bytes.
+/// The payload of an IPv4 datagram in a frame of 9,000 bytes.
 const JUMBO: usize = 9000 - 20 - 8;
 
 #[test]

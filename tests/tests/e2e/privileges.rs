@@ -1,4 +1,4 @@
-//! What an agent may do once it runs, started by root or as a user of its own.
+//! The privileges of a running agent, started by root or as a user of its own.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 use crate::{SSH, STEPS, refused, verb};
 
-/// A line of `/proc/PID/status` (proc(5)).
+/// Returns a value of `/proc/PID/status` (proc(5)).
 fn status(agent: &Agent, key: &str) -> String {
     let path = format!("/proc/{}/status", agent.process().id());
     let text = fs::read_to_string(path).expect("the agent runs");
@@ -63,8 +63,8 @@ fn an_agent_with_its_own_user_can_do_everything_with_what_the_unit_grants() {
     assert!(tcp_open(&lab.client, lab.server.v4, 22));
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
 
-    // Another program and other maps, and an interface that comes later: all of it is loaded,
-    // attached and pinned by the confined agent.
+    // The confined agent loads, attaches and pins another program and other maps, and attaches to
+    // an interface that comes later.
     let text = ConfigText::ssh().open_for("10m").top("max_sources", 2048);
     agent.rewrite_config(text.interfaces(["eth0", "lan*"]));
     verb(&lab.server, &["reload"]);
@@ -92,11 +92,11 @@ fn an_agent_with_its_own_user_can_do_everything_with_what_the_unit_grants() {
     assert!(!lab.server.ip("-d link show").contains("xdp"));
 }
 
-/// What a process does behind the filter.
+/// The work of a process behind the filter.
 type Work = fn() -> io::Result<()>;
 
-/// Runs `work` in a process of its own behind the filter; how that process ends. An error of
-/// `work` is the caller's.
+/// Runs `work` in a process of its own behind the filter and returns how that process ends, or the
+/// error of `work`.
 fn filtered(work: Work) -> io::Result<std::process::ExitStatus> {
     let mut command = Command::new("true");
     // SAFETY: between fork and exec only system calls are made, and memory is allocated, for
@@ -142,10 +142,10 @@ fn other_system_calls_that_are_not_needed_fail_with_eperm() {
     }
 }
 
-/// Whether this kernel restricts files by Landlock (landlock(7)).
+/// Returns whether this kernel restricts files by Landlock (landlock(7)).
 fn landlock() -> bool {
     const VERSION: libc::c_long = 1;
-    // SAFETY: with this flag the call takes no pointer, and tells the version.
+    // SAFETY: with this flag the call takes no pointer, and returns the version.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, VERSION) };
     version > 0
 }

@@ -1,4 +1,4 @@
-//! Another config, while packets come.
+//! Reloads of the config while packets come.
 
 use knock_lab::clients::xknock_steps;
 use knock_lab::services::{Echo, tcp_open};
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::{NO_TIME, SSH, STEPS, refused, verb};
 
-/// Adds a door that begins as `ssh` does.
+/// Adds a door that begins with the steps of `ssh`.
 fn with_web(text: ConfigText) -> ConfigText {
     text.door("web", ["tcp/80"]).sequence("tcp/7000,udp/8000,udp/3000")
 }
@@ -15,7 +15,8 @@ fn with_web(text: ConfigText) -> ConfigText {
 #[test]
 fn a_knock_half_way_does_not_notice_a_reload() {
     let lab = Lab::new();
-    // In place; with a program of other settings; with a trie that needs another map.
+    // The changes are made in place, by a program with other settings, and by a trie that needs
+    // another map.
     let text = ConfigText::ssh().within("1m");
     let many = (0..1200).fold(text.clone(), |text, n| {
         let steps = format!("udp/{},tcp/5000,udp/{}", 10_000 + n, 20_000 + n);

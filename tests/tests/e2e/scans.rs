@@ -1,4 +1,4 @@
-//! Scanners find nothing and open nothing.
+//! Port scans, which open nothing.
 
 use knock_lab::clients::xknock_steps;
 use knock_lab::services::{Echo, tcp_open};
@@ -22,7 +22,8 @@ fn opens_nothing(config: &ConfigText, steps: &str, scan: &str) {
     assert!(counters.get("forgotten") > 0, "the scan lost progress: {counters:?}");
 }
 
-/// Ascending steps over one protocol, which a naive matcher opens to a scan.
+/// Returns a config with ascending steps over one protocol, which a naive matcher opens to a scan,
+/// and the steps.
 fn ascending(protocol: &str) -> (ConfigText, String) {
     let steps = [7000, 7400, 7900].map(|port| format!("{protocol}/{port}")).join(",");
     (ConfigText::ssh().within("5m").sequence(&steps), steps)
@@ -72,7 +73,7 @@ fn a_stranger_who_spoofs_the_client_opens_nothing_for_himself() {
     let (client, server) = (lab.client.v4, lab.server.v4);
     let output = lab.stranger.shell(&format!("hping3 -c 1 -S -p 9000 -a {client} {server}; true"));
     assert!(output.status.success());
-    // He has finished the client's knock, so the client's address is open, not his.
+    // The stranger has completed the client's knock, so the client's address has the grant.
     agent.await_opened(lab.client.v4, SSH);
     assert!(!tcp_open(&lab.stranger, lab.server.v4, 22));
     assert!(!agent.has_opened_for(lab.stranger.v4));

@@ -1,4 +1,4 @@
-//! Starting, and failing to start without leaving anything behind.
+//! Starts of the agent, and failed ones, which leave nothing behind.
 
 use std::process::{Output, Stdio};
 
@@ -30,7 +30,7 @@ fn assert_untouched(host: &Host) {
     assert_eq!(pinned(host), [] as [String; 0]);
 }
 
-/// What is pinned for agents on `host` and would keep a program or its progress alive.
+/// Returns the pins of agents on `host` that would keep a program or its progress alive.
 fn pinned(host: &Host) -> Vec<String> {
     let folder = Places::of(host.name()).pins;
     let files = |folder: &str| -> Vec<String> {
@@ -45,7 +45,7 @@ fn pinned(host: &Host) -> Vec<String> {
 #[test]
 fn when_a_second_interface_fails_the_first_is_detached_again() {
     let lab = Lab::new();
-    // A driver that cannot do XDP at all: native is refused once eth0 is attached.
+    // The driver of a bridge has no XDP, so native mode is refused once eth0 is attached.
     lab.server.ip("link add br7 type bridge");
     let native = ConfigText::ssh().top("attach", "native");
     let (_, said) = start(&lab.server, native, &["--interface", "eth0", "--interface", "br7"]);
@@ -73,7 +73,7 @@ fn where_the_driver_refuses_the_agent_falls_back_and_says_so() {
 #[test]
 fn a_foreign_xdp_program_is_named_and_keeps_its_place() {
     let lab = Lab::new();
-    let other = lab.server.run(|| Nothing::attach("eth0").expect("a program of somebody else"));
+    let other = lab.server.run(|| Nothing::attach("eth0").expect("a foreign program"));
     let (_, said) = start(&lab.server, ConfigText::ssh(), &[]);
     assert!(said.contains("`eth0` already runs the XDP program `empty` (id "), "{said}");
     assert!(said.contains("bpftool net show dev eth0"), "{said}");
@@ -174,7 +174,7 @@ fn without_a_config_it_observes_and_prints_commands_that_open_the_door() {
     // It says so once it is ready, as the last line.
     agent.await_line("the commands", |line| line.contains("Observing").then_some(()));
     let help: Vec<_> = agent.seen().iter().map(|line| line.trim().to_owned()).collect();
-    assert!(tcp_open(&lab.stranger, lab.server.v4, 22), "nobody is locked out");
+    assert!(tcp_open(&lab.stranger, lab.server.v4, 22), "no host is locked out");
     for (program, host) in [("xknock", &lab.client), ("knock", &lab.stranger)] {
         let line = help.iter().find(|line| line.starts_with(&format!("{program} ")));
         let line = line.unwrap_or_else(|| panic!("no {program} command in {help:?}"));

@@ -1,4 +1,4 @@
-//! Stopping.
+//! Ends of the agent.
 
 use knock_lab::clients::xknock_steps;
 use knock_lab::services::{Echo, tcp_open};

@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)).
+//! The messages to systemd (sd_notify(3)).
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
@@ -38,8 +38,8 @@ impl Supervisor {
         Agent::spawn(command, config)
     }
 
-    /// The next message, line by line.
-    fn told(&self) -> Vec<String> {
+    /// Returns the lines of the next message.
+    fn next_message(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
         let length = loop {
             match self.socket.recv(&mut buffer) {
@@ -62,21 +62,21 @@ fn systemd_hears_of_start_reload_and_stop() {
     let lab = Lab::new();
     let supervisor = Supervisor::new();
     let agent = supervisor.start(&lab, None);
-    assert_eq!(supervisor.told(), ["READY=1"]);
-    // A config that is wrong is a reload too: systemd must not wait for ever.
+    assert_eq!(supervisor.next_message(), ["READY=1"]);
+    // A config that is wrong is a reload too: otherwise systemd would wait until a time-out.
     for text in [ConfigText::ssh().open_for("1m").to_string(), String::new()] {
         agent.rewrite_config(&text);
         let before = monotonic_usec();
         agent.process().signal(Signal::SIGHUP);
-        let reloading = supervisor.told();
+        let reloading = supervisor.next_message();
         assert_eq!(reloading[0], "RELOADING=1");
         let began = reloading[1].strip_prefix("MONOTONIC_USEC=").expect("when it began");
         let began: u128 = began.parse().expect("a number");
         assert!((before..=monotonic_usec()).contains(&began), "{began} is after {before}");
-        assert_eq!(supervisor.told(), ["READY=1"]);
+        assert_eq!(supervisor.next_message(), ["READY=1"]);
     }
     agent.process().signal(Signal::SIGTERM);
-    assert_eq!(supervisor.told(), ["STOPPING=1"]);
+    assert_eq!(supervisor.next_message(), ["STOPPING=1"]);
     agent.process_ends();
 }
 
@@ -86,10 +86,10 @@ fn the_watchdog_hears_from_an_agent_that_lives_and_not_from_one_that_hangs() {
     let lab = Lab::new();
     let supervisor = Supervisor::new();
     let agent = supervisor.start(&lab, Some(LIMIT));
-    assert_eq!(supervisor.told(), ["READY=1"]);
+    assert_eq!(supervisor.next_message(), ["READY=1"]);
     let begun = Instant::now();
     for _ in 0..3 {
-        assert_eq!(supervisor.told(), ["WATCHDOG=1"]);
+        assert_eq!(supervisor.next_message(), ["WATCHDOG=1"]);
     }
     assert!(begun.elapsed() < LIMIT * 3, "{:?}", begun.elapsed());
     agent.process().signal(Signal::SIGSTOP);
@@ -100,6 +100,6 @@ fn the_watchdog_hears_from_an_agent_that_lives_and_not_from_one_that_hangs() {
     assert!(supervisor.socket.recv(&mut [0; 64]).is_err(), "who hangs says nothing");
     agent.process().signal(Signal::SIGCONT);
     supervisor.socket.set_read_timeout(Some(PATIENCE)).expect("a socket option");
-    assert_eq!(supervisor.told(), ["WATCHDOG=1"]);
+    assert_eq!(supervisor.next_message(), ["WATCHDOG=1"]);
     agent.stop();
 }

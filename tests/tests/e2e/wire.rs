@@ -1,4 +1,4 @@
-//! Knocks that are odd on the wire.
+//! Unusual knocks on the wire: tags, copies, fragments, several CPUs and interfaces.
 
 use knock_common::sequence::{Protocol, Step};
 use knock_lab::clients::xknock_steps;

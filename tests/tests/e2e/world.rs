@@ -1,4 +1,4 @@
-//! What other tools and the kernel do to the table and the interfaces.
+//! Changes of the table and the interfaces by other tools and the kernel.
 
 use knock_lab::clients::xknock_steps;
 use knock_lab::netns::Netns;
@@ -126,7 +126,7 @@ fn await_end(agent: &mut Agent, other: &Netns) {
     eventually("the end of the grant", || !tcp_open(other, server, 22));
 }
 
-/// Links that are pinned for this host's agent.
+/// Returns the number of links that are pinned for this host's agent.
 fn links(host: &Host) -> usize {
     let folder = knock_userspace::places::Places::of(host.name()).pins.join("links");
     std::fs::read_dir(folder).expect("a folder").count()
@@ -212,7 +212,7 @@ fn a_wall_clock_that_jumps_by_a_year_changes_nothing() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     let file = knock_lab::Config::new(ConfigText::ssh().open_for(&seconds(3)));
-    // Beside the config, since the agent reads nowhere else.
+    // It lies beside the config, since the agent can read nowhere else.
     let clock = file.path().with_file_name("clock");
     std::fs::write(&clock, "+0").expect("the clock as it is");
     let mut command = knock_lab::agent::xknockd(&lab.server);
@@ -230,7 +230,7 @@ fn a_wall_clock_that_jumps_by_a_year_changes_nothing() {
         std::fs::write(&clock, jump).expect("another year");
         assert!(tcp_open(&lab.client, lab.server.v4, 22), "{jump}: a grant does not end early");
         agent.await_closed(lab.client.v4, SSH);
-        // The clock that the kernel takes for elements may be late, where processors wait for a turn.
+        // The kernel's clock for elements may be late where processors wait for a turn.
         eventually(&format!("{jump}: nor late"), || !tcp_open(&lab.client, lab.server.v4, 22));
     }
     let years: std::collections::HashSet<_> =

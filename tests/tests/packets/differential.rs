@@ -1,5 +1,5 @@
-//! The same parser runs in the kernel and on the host. They must agree on every frame,
-//! however mangled.
+//! The parser in the kernel against the same parser on the host: they agree on every frame, however
+//! mangled.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::{A, B, C, DetectorRig, knock};
 use knock_lab::packet::{tagged, with_extensions, with_options};
 
-/// What the host makes of a frame: the reason why it is no knock, or whether it is a
-/// candidate.
+/// Parses a frame on the host. Returns whether it is a candidate, or why it is not a knock.
 fn on_host(bench: &DetectorRig, frame: &[u8]) -> Result<bool, packet::Refusal> {
     let candidate = packet::parse(frame)?;
     let Step { protocol, port } = candidate.step;
@@ -61,7 +60,7 @@ fn well_formed() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-/// The same with some bytes changed and perhaps the end cut off.
+/// Such a frame with some bytes changed and perhaps the end cut off.
 fn mangled() -> impl Strategy<Value = Vec<u8>> {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     (well_formed(), changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(

@@ -1,5 +1,5 @@
-//! What a stranger may put on the wire to mislead a parser, one packet a row: how it ends in
-//! the kernel, and that the host reads it the same way.
+//! A table of packets that are made to mislead a parser, each with the counter in which it ends in
+//! the kernel. The host reads each the same way.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,7 @@ const SOURCE: usize = 12;
 const PAYLOAD_LENGTH: usize = 4;
 const SOURCE_V6: usize = 8;
 
-/// What the packet is, its bytes, and how it ends.
+/// The description of a packet, its bytes, and the counter in which it ends.
 type Row = (String, Vec<u8>, &'static str);
 
 fn v4() -> IpAddr {

@@ -74,7 +74,7 @@ fn a_sequence_that_takes_too_long_is_late() {
         bench.detector.test_run(&traffic, between).expect("test runs");
         let end = bench.knock(source, &[C]);
         if end != ["completed"] {
-            // No door has more time than this one, so its track is nobody's any more.
+            // No door has more time than this one, so the track has ended.
             assert_eq!(end, ["unexpected"], "after {between} packets");
             break begun.elapsed();
         }
@@ -180,7 +180,7 @@ async fn steps_that_reach_two_cpus_at_once_open_the_right_door_once() {
     let mut bench = DetectorRig::new(&[&[A, B, C], &[B, A, C, B]]);
     let id = bench.detector.program_id().expect("the program is loaded");
     let sources: Vec<_> = (0..SOURCES).map(|_| stranger()).collect();
-    // The map of this test has room for 1,024 sources; the kernel gives each CPU its share.
+    // The map of this test has room for 1,024 sources, of which the kernel gives each CPU a share.
     for batch in sources.chunks(250) {
         let barrier = Barrier::new(CPUS);
         std::thread::scope(|scope| {

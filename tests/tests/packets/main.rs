@@ -1,5 +1,5 @@
-//! Packets through the real program with `BPF_PROG_TEST_RUN`: how they end, what the
-//! agent hears of them, and that the kernel parses as the host does.
+//! Packets through the real program with `BPF_PROG_TEST_RUN`: their counters, their events, and the
+//! comparison with the parser on the host.
 
 mod differential;
 mod hazards;
@@ -42,7 +42,7 @@ impl DetectorRig {
         Self::with_sealed(doors, knocks, within, &[])
     }
 
-    /// The same, with these UDP ports for sealed knocks.
+    /// Loads a detector that also has these UDP ports for sealed knocks.
     fn with_sealed(doors: &[&[Step]], knocks: Knocks, within: Duration, sealed: &[u16]) -> Self {
         let doors = doors.iter().enumerate().map(|(index, sequence)| Door {
             within,
@@ -69,7 +69,8 @@ impl DetectorRig {
         Self { detector, compiled }
     }
 
-    /// Sends one frame; the verdict and how the packet ended.
+    /// Runs the program on one frame. Returns its verdict and the counter in which the packet
+    /// ended.
     fn send(&mut self, frame: &[u8]) -> (u32, Counter) {
         let before = self.detector.totals().expect("counters");
         let (verdict, _) = self.detector.test_run(frame, 1).expect("test run");
@@ -86,7 +87,7 @@ impl DetectorRig {
         steps.iter().map(|&step| self.send(&knock(source, step)).1.name()).collect()
     }
 
-    /// Every event that waits now.
+    /// Returns every event that waits now.
     async fn events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let mut ring = self.detector.events().expect("ring buffer");
@@ -100,7 +101,7 @@ impl DetectorRig {
         events
     }
 
-    /// A port of `protocol` that is nothing to the detector.
+    /// Returns a port of `protocol` that is of no interest to the detector.
     fn quiet(&self, protocol: Protocol) -> Step {
         (1..=u16::MAX)
             .map(|port| Step::new(protocol, port))
@@ -110,7 +111,7 @@ impl DetectorRig {
             .expect("most ports are quiet")
     }
 
-    /// A port of `protocol` that is a decoy.
+    /// Returns a port of `protocol` that is a decoy.
     fn decoy(&self, protocol: Protocol) -> Step {
         (1..=u16::MAX)
             .map(|port| Step::new(protocol, port))
@@ -126,17 +127,17 @@ impl DetectorRig {
 const SERVER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const SERVER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
-/// A packet from `source` to the server.
+/// Returns a packet from `source` to the server.
 fn packet(source: IpAddr) -> Packet {
     Packet::between(source, if source.is_ipv4() { SERVER_V4 } else { SERVER_V6 })
 }
 
-/// A plain knock on `step` from `source`.
+/// Returns a plain knock on `step` from `source`.
 fn knock(source: IpAddr, step: Step) -> Vec<u8> {
     packet(source).knock(step)
 }
 
-/// An address that no other test uses.
+/// Returns an address that no other test uses.
 fn stranger() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let [_, b, c, d] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();

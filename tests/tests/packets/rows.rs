@@ -1,5 +1,5 @@
-//! One packet a row: what it is, and how it ends. Those that are made to mislead are in
-//! `hazards.rs`.
+//! A table of packets, each with the counter in which it ends. Packets that are made to mislead are
+//! in `hazards.rs`.
 
 use knock_common::sequence::Protocol;
 

@@ -1,4 +1,4 @@
-//! The unit under a systemd that runs.
+//! The unit under a running systemd.
 
 use std::fs;
 use std::path::Path;
@@ -63,7 +63,7 @@ impl Guest {
         guest
     }
 
-    /// Whether systemd has taken over from the script that prepares its place.
+    /// Returns whether systemd has taken over from the script that prepares its place.
     fn has_begun(&mut self) -> bool {
         let ended = self.unshare.try_wait().expect("it can be waited for");
         let said = || fs::read_to_string(self.folder.path().join("said"));
@@ -81,7 +81,7 @@ impl Guest {
         command.env_remove("SSH_CONNECTION").output().expect("nsenter runs")
     }
 
-    /// Runs a shell line in the guest, which must succeed; what it printed.
+    /// Runs a shell line in the guest, which must succeed, and returns what it printed.
     fn sh(&self, line: &str) -> String {
         let output = self.output(line);
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -157,7 +157,7 @@ fn the_unit_starts_confines_restarts_and_ends_the_agent() {
     guest.sh("systemctl restart xknockd");
     assert!(granted());
 
-    // Whoever hangs is replaced.
+    // Hung: systemd starts another.
     guest.sh(
         "mkdir -p /run/systemd/system/xknockd.service.d \
          && printf '[Service]\\nWatchdogSec=1s\\n' > /run/systemd/system/xknockd.service.d/soon.conf \
@@ -177,8 +177,8 @@ fn the_unit_starts_confines_restarts_and_ends_the_agent() {
     guest.sh(if version < 253 { "xknockd reload" } else { "systemctl reload xknockd" });
     assert!(guest.sh("xknockd doors").contains("20m"));
 
-    // Stopped, ports stay closed; switched off, nothing is left; and it starts again, also
-    // after root has run an agent by hand.
+    // Stopped, the ports stay closed. Switched off, nothing is left. And the unit starts again,
+    // also after root has run an agent by hand.
     guest.sh("systemctl stop xknockd");
     assert!(guest.sh("nft list tables").contains("inet xknock"));
     guest.sh("systemctl start xknockd && xknockd off");

@@ -1,4 +1,4 @@
-//! The files for systemd: what systemd's own tools say of them, and the unit under systemd.
+//! The files for systemd, as systemd's own tools judge them and under a running systemd.
 
 mod guest;
 mod tools;

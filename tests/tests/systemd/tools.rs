@@ -1,4 +1,4 @@
-//! What systemd's own tools say.
+//! The files for systemd as systemd's own tools judge them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,7 +11,7 @@ use knock_lab::netns::run;
 use knock_lab::unit;
 use tempfile::TempDir;
 
-/// The unit with the program that was built, since none is installed.
+/// Returns the unit, changed, with the program that was built in place of an installed one.
 fn unit(change: impl FnOnce(String) -> String) -> (TempDir, PathBuf) {
     let text = fs::read_to_string(unit::path()).expect("the unit");
     let built = format!("ExecStart={}", program("xknockd").display());
@@ -33,7 +33,7 @@ fn systemd_understands_the_unit() {
     let (_folder, path) = unit(|text| text);
     let (output, said) = analyze(&["verify"], &path);
     assert!(output.status.success(), "{said}");
-    // Before 253 it does not know the one word that the unit says twice for that reason.
+    // Before 253 systemd does not know `notify-reload`, for which the unit sets the key twice.
     let unexpected: Vec<_> = said.lines().filter(|line| !line.contains("notify-reload")).collect();
     assert_eq!(unexpected, [""; 0]);
 }

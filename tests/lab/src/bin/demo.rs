@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: a knock from beginning to end in throwaway namespaces, each stage shown as it
-//! happens. The status is 0 only if every stage went as expected.
+//! `cargo xtask demo`: a knock from beginning to end in throwaway namespaces, each stage shown as
+//! it happens. The status is 0 only if every stage went as expected.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -82,7 +82,8 @@ impl Soak {
         self.tally.knocks += knocks as u64;
     }
 
-    /// Waits until the agent lists the grants of these knocks. Returns false if it does not in time.
+    /// Waits until the agent lists the grants of these knocks. Returns false if it does not in
+    /// time.
     pub(super) fn granted_within(&mut self, knocks: &[Knock], limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
         loop {
@@ -230,8 +231,8 @@ impl Soak {
     }
 }
 
-/// Frames that another thread sends. The thread holds the lab, which could not be removed if it were
-/// left alone, so a drop waits for it, in a panic too.
+/// Frames that another thread sends. The thread holds the lab, which could not be removed if it
+/// were left alone, so a drop waits for it, in a panic too.
 struct Flood(Option<JoinHandle<()>>);
 
 impl Flood {

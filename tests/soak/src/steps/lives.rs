@@ -144,8 +144,8 @@ impl Soak {
         }
     }
 
-    /// Sends knocks, which count once an agent runs again. It starts one for them and ends it, because
-    /// the caller expects that none runs.
+    /// Sends knocks, which count once an agent runs again. It starts one for them and ends it,
+    /// because the caller expects that none runs.
     fn knock_while_down(&mut self) -> Result<String> {
         let knocks = self.some_knocks(6)?;
         wire::send(&self.world.lab.client, self.frames(&knocks));
@@ -156,8 +156,8 @@ impl Soak {
         Ok(format!("{} knocks meanwhile", knocks.len()))
     }
 
-    /// Starts the agent with a wrong config, which changes nothing, and then writes the old config or
-    /// another.
+    /// Starts the agent with a wrong config, which changes nothing, and then writes the old config
+    /// or another.
     fn start_in_vain(&mut self) -> Result<String> {
         let good = self.model.plan.toml();
         let wrong = self.wrong_config();

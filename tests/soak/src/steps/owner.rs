@@ -51,7 +51,7 @@ impl Soak {
         let config = self.world.config_path();
         let since = Instant::now();
         let words = ["open", door.name, &address, "--for", &time, "--config", &config];
-        self.world.told(&words)?;
+        self.world.verb(&words)?;
         let seen = Instant::now();
         if self.world.runs() {
             self.model.earn(&door, source, lasts, (since, seen));
@@ -67,19 +67,19 @@ impl Soak {
         let one = running.choose(&mut self.rng).cloned();
         match (weighted(&mut self.rng, &REVOKED), one) {
             (Revoked::All, _) => {
-                self.world.told(&["revoke", "--all"])?;
+                self.world.verb(&["revoke", "--all"])?;
                 self.model.grants.clear();
                 Ok("revokes all".to_owned())
             }
             (Revoked::Door, _) => {
                 let door = self.a_door()?;
-                self.world.told(&["revoke", "--door", door.name])?;
+                self.world.verb(&["revoke", "--door", door.name])?;
                 let of_door = |service: &str| door.opens.contains(&service);
                 self.model.grants.retain(|(_, service), _| !of_door(service));
                 Ok(format!("revokes {}", door.name))
             }
             (Revoked::Source, Some((source, _))) => {
-                self.world.told(&["revoke", &source.to_string()])?;
+                self.world.verb(&["revoke", &source.to_string()])?;
                 self.model.grants.retain(|(granted, _), _| *granted != source);
                 Ok(format!("revokes those of {source}"))
             }
@@ -96,7 +96,7 @@ impl Soak {
         }
         let lasts = Duration::from_secs(self.rng.random_range(4..20));
         let asked = Instant::now();
-        self.world.told(&["try", &format!("{}s", lasts.as_secs())])?;
+        self.world.verb(&["try", &format!("{}s", lasts.as_secs())])?;
         self.model.trial = Some(End { earliest: asked + lasts, latest: Instant::now() + lasts });
         let what = format!("for {lasts:?}");
         match weighted(&mut self.rng, &DURING_A_TRIAL) {
@@ -105,7 +105,7 @@ impl Soak {
                 if self.model.enforcing(Instant::now()) != Some(true) {
                     return Ok(format!("{what}, over before it could be confirmed"));
                 }
-                self.world.told(&["confirm"])?;
+                self.world.verb(&["confirm"])?;
                 (self.model.trial, self.model.confirmed) = (None, true);
                 Ok(format!("{what}, confirmed"))
             }

@@ -57,13 +57,13 @@ const MISTAKES: [(u32, Mistake); 6] = [
 ];
 
 impl Soak {
-    /// Returns the config as it is with one thing changed, and what that is. Doors in `kept` stay as
-    /// they are.
+    /// Returns the config as it is with one thing changed, and what that is. Doors in `kept` stay
+    /// as they are.
     pub(super) fn another_plan(&mut self, kept: &[&str]) -> (Plan, String) {
         let mut plan = self.model.plan.clone();
         let others: Vec<_> =
             (0..plan.doors.len()).filter(|&at| !kept.contains(&plan.doors[at].name)).collect();
-        // Other sizes need new maps, in which no knock is under way any more.
+        // Other sizes need new maps, which would lose the knocks under way.
         let changes = if kept.is_empty() { &CHANGES[..] } else { &CHANGES[..CHANGES.len() - 1] };
         let change = weighted(&mut self.rng, changes);
         let door = others.choose(&mut self.rng).map(|&at| &mut plan.doors[at]);
@@ -115,7 +115,7 @@ impl Soak {
         let (plan, what) = self.another_plan(kept);
         self.world.write_config(&plan.toml())?;
         let how = if one_in(&mut self.rng, 2) {
-            self.world.told(&["reload"])?;
+            self.world.verb(&["reload"])?;
             "reload"
         } else {
             self.hang_up("\"message\":\"reloaded\"")?;

@@ -13,8 +13,8 @@ use crate::device::PORT;
 use crate::{Soak, one_in};
 
 impl Soak {
-    /// Sends some sealed knocks, and copies of all packets so far from any address: before the knocks,
-    /// right after them, while no agent runs, and after it is back. Each knock counts once.
+    /// Sends some sealed knocks, and copies of all packets so far from any address: before the
+    /// knocks, right after them, while no agent runs, and after it is back. Each knock counts once.
     pub(super) fn knock_sealed(&mut self) -> Result<String> {
         let mut sources = self.client_sources();
         sources.shuffle(&mut self.rng);

@@ -1,4 +1,4 @@
-//! Keys come, go and are damaged while the agent runs.
+//! Changes of keys while the agent runs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -73,7 +73,7 @@ fn a_key_expires_at_its_time() {
     let mut agent = site.start_telling_of_renewals();
     device.knock(&site.lab.client, &["server"]);
     agent.await_opened(site.lab.client.v4, SSH);
-    // The detector is told at once; a slot that begins before is none of it.
+    // The detector is told at once. A renewal at the start of a slot comes before.
     while SystemTime::now() < end {
         agent.await_message(RENEWED);
     }
@@ -115,7 +115,7 @@ fn keys_that_a_reload_leaves_behind_are_named() {
     assert_eq!((&left["keys"], &left["first"]), (&1.into(), &"laptop".into()));
 }
 
-/// As tools do that put a whole folder in the place of another.
+/// Some tools put a whole folder in the place of another.
 #[test]
 fn a_folder_of_keys_may_be_swapped() {
     let site = Site::new(ssh_by(SEALED));
@@ -130,7 +130,7 @@ fn a_folder_of_keys_may_be_swapped() {
     assert!(!said.status.success(), "its key is in no folder of the agent");
     phone.knock(client, &["server"]);
     agent.await_opened(client.v4, SSH);
-    // The folder that is there now is the one that is looked at.
+    // The agent watches the folder that is there now.
     fs::remove_file(Folder::new(&folder).file("phone")).expect("removed");
     agent.await_message("keys read");
     crate::verb(&site.lab.server, &["revoke", "--all"]);

@@ -1,4 +1,4 @@
-//! Whoever has seen everything on the wire has nothing.
+//! Replays of captured knocks, which open nothing.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -21,16 +21,15 @@ fn replay(site: &Site, frames: &[Vec<u8>]) {
     wire::send(&site.lab.stranger, own.collect());
 }
 
-/// Asserts that the agent has opened nothing but what its own device knocked for: that many
-/// knocks.
-fn nobody_else(agent: &mut Agent, site: &Site, knocks: usize) {
+/// Asserts that the agent has opened only for its own device, which has knocked this many times.
+fn assert_opened_only_for_device(agent: &mut Agent, site: &Site, knocks: usize) {
     assert!(!site.is_open_for_stranger());
     assert!(!agent.has_opened_for(site.lab.stranger.v4), "{}", agent.log());
     let log = agent.log();
     assert_eq!(log.matches("\"message\":\"knocked with a key\"").count(), knocks, "{log}");
 }
 
-/// The agent, whose clock is `offset` off, as in `-30s`.
+/// Starts the agent with a clock that is `offset` off, as in `-30s`.
 fn start_with_clock(site: &Site, offset: &str) -> Agent {
     let clock = [("LD_PRELOAD", FAKETIME), ("FAKETIME", offset), ("DONT_FAKE_MONOTONIC", "1")];
     site.keys.start_with(&site.lab.server, &clock)
@@ -48,25 +47,25 @@ fn a_captured_sealed_knock_opens_nothing() {
     assert_eq!(frames.len(), 1, "{}", agent.log());
     // At once.
     replay(&site, &frames);
-    nobody_else(&mut agent, &site, 1);
+    assert_opened_only_for_device(&mut agent, &site, 1);
     // Later.
     agent.await_in_log("\"message\":\"closed\"");
     replay(&site, &frames);
-    nobody_else(&mut agent, &site, 1);
+    assert_opened_only_for_device(&mut agent, &site, 1);
     let counters = agent.stop();
     assert_eq!((counters.get("sealed_passed"), counters.get("sealed_replayed")), (1, 4));
     // After a restart, with the clock as it was, set back and set forward.
     for offset in ["+0s", "-30s", "+30s"] {
         let mut agent = start_with_clock(&site, offset);
         replay(&site, &frames);
-        nobody_else(&mut agent, &site, 0);
+        assert_opened_only_for_device(&mut agent, &site, 0);
         agent.stop();
     }
-    // After the host was started anew: nothing is pinned any more.
+    // After a boot of the host: nothing is pinned any more.
     assert!(xknockd(&site.lab.server).arg("off").status().expect("xknockd runs").success());
     let mut agent = site.start();
     replay(&site, &frames);
-    nobody_else(&mut agent, &site, 0);
+    assert_opened_only_for_device(&mut agent, &site, 0);
     // And the device goes on as before.
     device.knock(&site.lab.client, &["server"]);
     agent.await_opened(site.lab.client.v4, SSH);
@@ -84,20 +83,20 @@ fn a_captured_sequence_opens_nothing() {
     let steps: Vec<_> = frames.iter().filter(|frame| frame[23] == 17).cloned().collect();
     assert_eq!(steps.len(), 5);
     replay(&site, &steps);
-    nobody_else(&mut agent, &site, 1);
+    assert_opened_only_for_device(&mut agent, &site, 1);
     agent.await_in_log("\"message\":\"closed\"");
     replay(&site, &steps);
-    nobody_else(&mut agent, &site, 1);
+    assert_opened_only_for_device(&mut agent, &site, 1);
     agent.stop();
     for offset in ["+0s", "-30s", "+30s"] {
         let mut agent = start_with_clock(&site, offset);
         replay(&site, &steps);
-        nobody_else(&mut agent, &site, 0);
+        assert_opened_only_for_device(&mut agent, &site, 0);
         agent.stop();
     }
 }
 
-/// An attacker holds a packet back, so that it is new, and sends it from his own address.
+/// An attacker holds a packet back, so that it is new, and sends it from their own address.
 #[test]
 fn a_knock_that_names_its_address_is_worth_nothing_elsewhere() {
     for addresses in ["own", "seen"] {
@@ -110,7 +109,7 @@ fn a_knock_that_names_its_address_is_worth_nothing_elsewhere() {
         let reason = denied["reason"].as_str().unwrap_or_default();
         let named = format!("it is for {}", site.lab.client.v4);
         assert!(reason.contains(&named), "{denied}");
-        nobody_else(&mut agent, &site, 0);
+        assert_opened_only_for_device(&mut agent, &site, 0);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sequences that change every half minute, under knocks that are on their way.
+//! Rolling sequences, which change every half minute, while knocks are under way.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ fn slot() -> u64 {
     slot_of(u64::try_from(now).expect("before 2554"))
 }
 
-/// The steps of the key in `line` in a slot.
+/// Returns the steps of the key in `line` in a slot.
 fn steps(line: &str, slot: u64) -> Vec<Step> {
     let line = KeyLine::parse(line).expect("a line");
     let KeyMethod::Rolling(rolling) = &line.doors[0].method else { panic!("a rolling door") };

@@ -14,7 +14,7 @@ use knock_lab::{Host, Lab};
 
 use super::{ROLLING, SEALED, ssh_by};
 
-/// A server that lets root in with the key `user` in `folder`.
+/// Starts a server that lets root in with the key `user` in `folder`.
 fn sshd(host: &Host, folder: &Path) -> Process {
     let file = |name: &str| folder.join(name).display().to_string();
     for key in ["host", "user"] {
@@ -36,7 +36,7 @@ fn sshd(host: &Host, folder: &Path) -> Process {
     process
 }
 
-/// `~/.ssh/config`, as README has it.
+/// Writes an SSH config as README has it, and returns its path.
 fn ssh_config(folder: &Path) -> String {
     let path = folder.join("ssh_config");
     let config = format!(
