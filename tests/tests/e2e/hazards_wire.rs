@@ -139,16 +139,22 @@ fn counter(host: &Host, table: &str, name: &str) -> u64 {
     found.expect("the counter")
 }
 
+/// Receives the markers of a whole test. One socket for all: a program that another test starts holds
+/// a copy of it for a moment, and the port is taken until that is gone.
+fn markers(lab: &Lab) -> UdpSocket {
+    let socket = lab.server.run(|| UdpSocket::bind(("0.0.0.0", MARKER.port)).expect("a socket"));
+    socket.set_read_timeout(Some(patience())).expect("a socket option");
+    socket
+}
+
 /// Sends the frames and waits until all were handled. Returns how many of them the guard refused,
 /// and how often the service answered.
-fn send(lab: &Lab, frames: Vec<Vec<u8>>) -> (u64, u64) {
+fn send(lab: &Lab, markers: &UdpSocket, frames: Vec<Vec<u8>>) -> (u64, u64) {
     let count = |table, name| counter(&lab.server, table, name);
     let before = [count("xknock", "refused"), count("probe", "served")];
-    let listener = lab.server.run(|| UdpSocket::bind(("0.0.0.0", MARKER.port)).expect("a socket"));
-    listener.set_read_timeout(Some(patience())).expect("a socket option");
     let marker = Packet::to(&lab.server, lab.stranger.v4).knock(MARKER);
     wire::send_to_server(lab, [frames, vec![marker]].concat());
-    listener.recv(&mut [0]).expect("the marker comes");
+    markers.recv(&mut [0]).expect("the marker comes");
     (count("xknock", "refused") - before[0], count("probe", "served") - before[1])
 }
 
@@ -159,8 +165,9 @@ fn nothing_is_served_without_a_grant(connections: &str) {
     install_probe(&lab.server);
     let text = ConfigText::ssh().opens(["tcp/22", "udp/22"]).open_for("10m");
     let mut agent = Agent::start(&lab.server, text.top("connections", connections));
+    let markers = markers(&lab);
     for Row { what, frames, refused, .. } in rows(&lab.server, &lab.stranger) {
-        let (found, served) = send(&lab, frames);
+        let (found, served) = send(&lab, &markers, frames);
         assert_eq!(served, 0, "{what}, without a grant, {connections}");
         // Connection tracking puts fragments together first and lets no odd packet be one of
         // a connection, so other packets are refused.
@@ -174,7 +181,7 @@ fn nothing_is_served_without_a_grant(connections: &str) {
     agent.await_opened(lab.stranger.v4, SSH);
     agent.await_opened(lab.stranger.v6, SSH);
     for Row { what, frames, served, tracked, .. } in rows(&lab.server, &lab.stranger) {
-        let (_, found) = send(&lab, frames);
+        let (_, found) = send(&lab, &markers, frames);
         let served = if connections == "stateless" { served } else { tracked };
         assert_eq!(found > 0, served, "{what}, with a grant, {connections}");
     }
