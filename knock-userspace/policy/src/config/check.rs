@@ -7,8 +7,9 @@ use serde_spanned::Spanned;
 
 use super::clashes::{self, Placed};
 use super::error::{Mistake, Mistakes};
+use super::field::Field;
 use super::method;
-use super::raw::{self, Field};
+use super::raw;
 use super::values::{self, Wrong};
 use crate::policy::{Attach, Connections, Door, Knocks, Mode, Policy, Service};
 

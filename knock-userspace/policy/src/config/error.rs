@@ -7,7 +7,7 @@ use std::sync::Arc;
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceSpan};
 use serde_spanned::Spanned;
 
-use super::raw::Field;
+use super::field::Field;
 use super::values::Wrong;
 
 /// The longest line that is shown, in bytes.

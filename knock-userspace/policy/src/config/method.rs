@@ -7,7 +7,8 @@ use knock_keys::{Addresses, Ports, Rolling};
 use serde_spanned::Spanned;
 
 use super::error::{Mistake, Mistakes};
-use super::raw::{Field, Text, Texts};
+use super::field::Field;
+use super::raw::{Text, Texts};
 use super::values::{self, Wrong};
 use crate::policy::Method;
 

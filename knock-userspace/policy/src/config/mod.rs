@@ -9,6 +9,7 @@ mod check;
 mod clashes;
 mod draft;
 mod error;
+mod field;
 mod method;
 mod raw;
 mod values;

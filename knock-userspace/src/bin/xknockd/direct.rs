@@ -4,11 +4,11 @@ use anyhow::{Context as _, Result, bail};
 use knock_control::{Grant, Open, Revoke};
 use knock_detector::{Pins, Record, Recorded};
 use knock_firewall::{Firewall, TimedGrant, since_boot};
+use knock_userspace::lock::Lock;
 use knock_userspace::places::Places;
 
 use crate::ConfigArgs;
 use crate::policy::{path, read};
-use crate::verbs::take_lock;
 
 pub(crate) fn grants() -> Result<Vec<Grant>> {
     let held = Firewall::open()?.status()?;
@@ -103,5 +103,13 @@ fn shown(timed: &TimedGrant, door: Option<&str>) -> Grant {
         service: timed.grant.service.to_string(),
         door: door.map(str::to_owned),
         seconds: timed.until.saturating_sub(since_boot()).as_secs_f64(),
+    }
+}
+
+/// Takes the agent's lock, for changes that must not be made while an agent runs.
+fn take_lock(places: &Places) -> Result<Lock> {
+    match Lock::take(places) {
+        Ok(lock) => Ok(lock),
+        Err(error) => bail!("{error}; it does not answer at {}", places.socket().display()),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
 use knock_control::{Caller, Client, Done, Door, Grant, Open, Revoke, Status, Try};
 use knock_output::out;
@@ -202,13 +202,5 @@ fn whole_seconds(seconds: f64) -> String {
     match Duration::try_from_secs_f64(seconds.ceil()) {
         Ok(duration) => humantime::format_duration(duration).to_string(),
         Err(_) => "?".to_owned(),
-    }
-}
-
-/// Takes the agent's lock, for changes that must not be made while an agent runs.
-pub(crate) fn take_lock(places: &Places) -> Result<Lock> {
-    match Lock::take(places) {
-        Ok(lock) => Ok(lock),
-        Err(error) => bail!("{error}; it does not answer at {}", places.socket().display()),
     }
 }
