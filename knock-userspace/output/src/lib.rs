@@ -72,11 +72,15 @@ pub fn write_note(text: fmt::Arguments<'_>) {
 /// The exit status is the one that `work` returns, 1 after an error, 2 for a command line that
 /// cannot be understood, and [`READER_GONE`].
 pub fn run<T: Parser>(name: &str, work: impl FnOnce(T) -> anyhow::Result<ExitCode>) -> ExitCode {
-    let arguments = match T::try_parse() {
-        Ok(arguments) => arguments,
-        Err(refusal) => return explain(name, &refusal),
-    };
-    work(arguments).unwrap_or_else(|error| end(name, &error))
+    match T::try_parse() {
+        Ok(arguments) => conclude(name, work(arguments)),
+        Err(refusal) => explain(name, &refusal),
+    }
+}
+
+/// The end of a command called `name`, for commands without arguments. [`run`] calls it.
+pub fn conclude(name: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| end(name, &error))
 }
 
 /// Prints the help or the version that was asked for, or what is wrong with the command line.
@@ -94,4 +98,30 @@ fn end(name: &str, error: &anyhow::Error) -> ExitCode {
     }
     note!("{name}: {error:#}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    fn broken(kind: io::ErrorKind) -> anyhow::Error {
+        OutputError::from(io::Error::from(kind)).into()
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_known_below_any_context() {
+        let is_quiet = |error: anyhow::Error| {
+            let found: Option<&OutputError> = error.downcast_ref();
+            found.is_some_and(OutputError::is_reader_gone)
+        };
+        assert!(is_quiet(broken(io::ErrorKind::BrokenPipe)));
+        let result: anyhow::Result<()> = Err(broken(io::ErrorKind::BrokenPipe));
+        let nested = result.context("stage").context("run").unwrap_err();
+        assert!(is_quiet(nested));
+        assert!(!is_quiet(broken(io::ErrorKind::StorageFull)));
+        // The broken pipe of a socket is an error like any other.
+        assert!(!is_quiet(io::Error::from(io::ErrorKind::BrokenPipe).into()));
+    }
 }
