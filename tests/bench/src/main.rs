@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: cost, size and throughput of the detector, beside its peers. Figures of one
 //! run compare with each other, not with those of another machine.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod clients;
 mod cost;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
+use knock_output::out;
 
 use report::Report;
 
@@ -46,8 +48,11 @@ struct Arguments {
     only: Option<String>,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    knock_output::run("bench", bench)
+}
+
+fn bench(arguments: Arguments) -> Result<ExitCode> {
     // Before anything is measured, so that a wrong path costs no time.
     let base = arguments.compare.as_deref().map(read).transpose()?;
     fs::create_dir_all(&arguments.out)
@@ -62,14 +67,14 @@ fn main() -> Result<ExitCode> {
     write(&arguments, "report.md", &text)?;
     write(&arguments, "report.json", &serde_json::to_string_pretty(&report.json())?)?;
     draw(&report, &arguments)?;
-    println!("{text}");
+    out!("{text}")?;
     let Some(base) = base else { return Ok(ExitCode::SUCCESS) };
     let worse = report.worse_than(&base);
     if worse.is_empty() {
-        println!("No figure got worse by more than a tenth.");
+        out!("No figure got worse by more than a tenth.")?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("Worse by more than a tenth:\n{}", worse.join("\n"));
+    out!("Worse by more than a tenth:\n{}", worse.join("\n"))?;
     Ok(ExitCode::FAILURE)
 }
 

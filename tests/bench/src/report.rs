@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use knock_output::note;
 use serde_json::{Value as Json, json};
 
 /// One measurement with its unit.
@@ -110,19 +111,19 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn section(&mut self, title: &str, about: &str) {
-        eprintln!("{title} ...");
+        note!("{title} ...");
         self.sections.push((title.to_owned(), about.to_owned()));
     }
 
     pub(crate) fn add(&mut self, section: &str, case: &str, subject: &str, value: Value) {
-        eprintln!("  {case} | {subject} | {}", value.text());
+        note!("  {case} | {subject} | {}", value.text());
         let (section, case, subject) = (section.into(), case.into(), subject.into());
         self.figures.push(Figure { section, case, subject, value });
     }
 
     /// Notes that a subject cannot be measured on this machine.
     pub(crate) fn skip(&mut self, section: &str, subject: &str, reason: &str) {
-        eprintln!("  {subject} | skipped: {reason}");
+        note!("  {subject} | skipped: {reason}");
         self.skipped.push((section.into(), subject.into(), reason.into()));
     }
 

@@ -8,6 +8,7 @@ use knock_detector::Traffic;
 use knock_lab::Lab;
 use knock_lab::lab::SERVER_PORT;
 use knock_lab::netns::Netns;
+use knock_output::note;
 
 /// If no frame arrives for so long, none will. No event says so.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -42,7 +43,7 @@ pub(crate) fn rate(lab: &Lab, pattern: Pattern, frame: [u8; FRAME], count: u32) 
         if arrive(lab, before + u64::from(count)) {
             return f64::from(count) / took.as_secs_f64();
         }
-        eprintln!("  (frames were lost on the wire; once more)");
+        note!("  (frames were lost on the wire; once more)");
     }
     panic!("frames were lost on the wire {ATTEMPTS} times in a row");
 }

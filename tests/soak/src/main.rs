@@ -1,6 +1,7 @@
 //! `cargo xtask soak`: knocks, floods, kills, reloads, flushes and flaps at random from a seed,
 //! and after each step a look at whether strangers are out, granted sources in, and whether
 //! everything adds up.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod check;
 mod device;
@@ -10,7 +11,6 @@ mod steps;
 mod world;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use clap::Parser;
+use knock_output::{OutputError, note, out};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use check::Counts;
@@ -69,46 +70,55 @@ struct Tally {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    knock_output::run("soak", soak)
+}
+
+fn soak(arguments: Arguments) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("The soak loads programs and makes namespaces: run it as root.");
-        return ExitCode::FAILURE;
+        bail!("the soak loads programs and makes namespaces: run it as root");
     }
     let seed = arguments.seed.unwrap_or_else(rand::random);
-    println!("seed {seed}, {} minutes", arguments.minutes);
+    out!("seed {seed}, {} minutes", arguments.minutes)?;
     let mut soak = match caught(|| Soak::begin(seed)) {
         Ok(soak) => soak,
         Err(error) => {
-            eprintln!("FAILED before the first step, seed {seed}: {error:#}");
-            return ExitCode::FAILURE;
+            note!("FAILED before the first step, seed {seed}: {error:#}");
+            return Ok(ExitCode::FAILURE);
         }
     };
     if !Kind::any(&arguments.only) {
-        eprintln!("There is no step whose name contains `{}`.", arguments.only);
-        return ExitCode::FAILURE;
+        bail!("there is no step whose name contains `{}`", arguments.only);
     }
     let end = Instant::now() + Duration::from_secs_f64(arguments.minutes * 60.0);
     let mut number = 0;
     let mut failed = None;
     while failed.is_none() && Instant::now() < end {
         number += 1;
-        failed = soak.step(number, &arguments.only).err();
+        knock_output::write(format_args!("{number:>6}  "))?;
+        let (story, took, result) = soak.step(&arguments.only);
+        let printed = out!("{story} ({:.0} ms)", took.as_secs_f64() * 1000.0);
+        // A failure counts for more than a reader that has gone.
+        match result {
+            Ok(()) => printed?,
+            Err(error) => failed = Some((story, error)),
+        }
     }
     if failed.is_none() {
         failed = caught(|| soak.off()).err().map(|error| ("off".to_owned(), error));
     }
-    soak.tally.print(seed, arguments.minutes, number);
+    let printed = soak.tally.print(seed, arguments.minutes, number);
     let Some((step, error)) = failed else {
-        println!("No step failed.");
-        return ExitCode::SUCCESS;
+        printed?;
+        out!("No step failed.")?;
+        return Ok(ExitCode::SUCCESS);
     };
     let tail = soak.world.tail().join("\n");
-    eprintln!(
+    note!(
         "\nFAILED in step {number}, {step}: {error:#}\n\nThe agent's last words:\n{tail}\n\n\
          Again with: cargo xtask soak --minutes {} --seed {seed}",
         arguments.minutes
     );
-    ExitCode::FAILURE
+    Ok(ExitCode::FAILURE)
 }
 
 /// Runs `work` and turns a panic of the lab into an error.
@@ -135,12 +145,11 @@ impl Soak {
         Ok(soak)
     }
 
-    /// Does one step and checks the state after it. An error comes with the step that failed.
-    fn step(&mut self, number: u64, only: &str) -> Result<(), (String, anyhow::Error)> {
+    /// Takes a step and checks everything after it. Returns what the step was, how long it took, and
+    /// whether the checks passed.
+    fn step(&mut self, only: &str) -> (String, Duration, Result<()>) {
         let kind = Kind::choose(&mut self.rng, only);
         *self.tally.steps.entry(kind.name()).or_default() += 1;
-        print!("{number:>6}  ");
-        let _ = std::io::stdout().flush();
         let begun = Instant::now();
         let mut story = kind.name().to_owned();
         let result = caught(|| {
@@ -150,8 +159,7 @@ impl Soak {
         });
         let took = begun.elapsed();
         self.tally.longest = self.tally.longest.max(took);
-        println!("{story} ({:.0} ms)", took.as_secs_f64() * 1000.0);
-        result.map_err(|error| (story, error))
+        (story, took, result)
     }
 
     /// Checks the state after a step.
@@ -190,8 +198,8 @@ impl Soak {
 }
 
 impl Tally {
-    fn print(&self, seed: u64, minutes: f64, steps: u64) {
-        println!(
+    fn print(&self, seed: u64, minutes: f64, steps: u64) -> Result<(), OutputError> {
+        out!(
             "\nseed {seed}, {minutes} minutes: {steps} steps, {} knocks, {} frames of floods, \
              {} kills, {} restarts by SIGTERM, {} checks with {} probes ({} answered at a second \
              attempt), longest step {:.1} s",
@@ -203,10 +211,11 @@ impl Tally {
             self.probes,
             self.slow,
             self.longest.as_secs_f64()
-        );
+        )?;
         for (name, count) in &self.steps {
-            println!("{count:>6}  {name}");
+            out!("{count:>6}  {name}")?;
         }
+        Ok(())
     }
 }
 
