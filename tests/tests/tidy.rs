@@ -78,7 +78,7 @@ fn only_one_file_speaks_route_netlink() {
 
 #[test]
 fn crates_away_from_the_kernel_forbid_unsafe_code() {
-    for package in ["client", "control", "keys", "policy", "."] {
+    for package in ["client", "control", "keys", "output", "policy", "."] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../knock-userspace");
         let library = fs::read_to_string(root.join(package).join("src/lib.rs")).expect("a library");
         assert!(library.contains("#![forbid(unsafe_code)]"), "{package}");

@@ -10,9 +10,9 @@
 //!   keys      device keys and their sequences
 //! ```
 //!
-//! Each of the four owns what it changes. Where two are needed, [`Agent`] hands one to the other.
-//! The pinned state has one writer ([`StateStore`]), and whether the guard drops is one value
-//! ([`Enforcement`]).
+//! Each of the four owns what it changes. Where two are needed, `Agent` hands one to the other.
+//! The pinned state has one writer (`StateStore`), and whether the guard drops is one value
+//! (`Enforcement`).
 
 mod active_policy;
 mod clock;
