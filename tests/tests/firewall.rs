@@ -8,6 +8,8 @@ use knock_common::sequence::Protocol;
 use knock_firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking, since_boot};
 use knock_lab::netns::Netns;
 use knock_policy::{Connections, Grant, Mode, Policy, Service};
+use knock_lab::process::patience;
+use knock_lab::table::Changes;
 
 const SSH: Service = Service::new(Protocol::Tcp, 22);
 const DNS: Service = Service::new(Protocol::Udp, 53);
@@ -186,6 +188,20 @@ fn a_table_that_another_tool_removed_has_an_error_of_its_own() {
     assert!(matches!(error, FirewallError::NoTable), "{error}");
     firewall.install(&ruleset(), &[]).unwrap();
     assert!(firewall.exists().unwrap());
+}
+
+#[test]
+fn a_change_that_comes_before_the_queue_of_a_lossy_watch_is_read_is_not_missed() {
+    let (netns, _firewall) = installed();
+    let mut changes = Changes::of(&netns);
+    // More changes of another table than the queue holds.
+    netns.sh("nft add table inet other; nft add set inet other s '{ type ipv4_addr; }'; \
+         for round in $(seq 20); do for n in $(seq 250); do for m in 1 2 3 4 5 6 7 8; do \
+         echo add element inet other s { 10.$round.$n.$m }; done; done; done | nft -f -");
+    assert!(changes.next(patience()), "some were lost");
+    // The kernel delivers nothing, and does not say so again, until the queue is empty.
+    netns.sh("nft flush ruleset");
+    assert!(changes.next(patience()), "and this one was missed");
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct Watch {
     own: u32,
     /// Whether the transaction that is being received has touched the table.
     changed: bool,
+    /// Whether the kernel has lost messages, and the queue was not empty since.
+    lost: bool,
 }
 
 /// The meaning of one message.
@@ -89,7 +91,7 @@ impl Watch {
             let errno = error.into_parts().1.raw_os_error().unwrap_or(0);
             FirewallError::socket(DOING, "epoll_ctl", Errno::from_raw(errno))
         })?;
-        Ok(Self { socket, buffer: vec![0; 64 << 10], own, changed: false })
+        Ok(Self { socket, buffer: vec![0; 64 << 10], own, changed: false, lost: false })
     }
 
     /// Waits until another program has changed the table, or may have.
@@ -118,10 +120,16 @@ impl Watch {
                         }
                     }
                 }
+                // What was lost is unknown, so the table may have changed.
+                Err(Errno::EAGAIN) if std::mem::take(&mut self.lost) => {
+                    return Ok(Culprit::default());
+                }
                 Err(Errno::EAGAIN) => guard.clear_ready(),
                 Err(Errno::EINTR) => {}
-                // Messages were lost, so the table may have changed.
-                Err(Errno::ENOBUFS) => return Ok(Culprit::default()),
+                // The kernel says so once, and delivers nothing more until the queue is empty
+                // (`netlink_overrun`, `netlink_rcv_wake`). A look at the table before that would
+                // miss what changes between the two.
+                Err(Errno::ENOBUFS) => self.lost = true,
                 Err(errno) => return Err(fail("recvmsg", errno)),
             }
         }
