@@ -7,9 +7,9 @@ use std::time::Duration;
 use knock_common::sequence::Protocol;
 use knock_firewall::{Firewall, FirewallError, Ruleset, Status, TimedGrant, Tracking, since_boot};
 use knock_lab::netns::Netns;
-use knock_policy::{Connections, Grant, Mode, Policy, Service};
 use knock_lab::process::patience;
 use knock_lab::table::Changes;
+use knock_policy::{Connections, Grant, Mode, Policy, Service};
 
 const SSH: Service = Service::new(Protocol::Tcp, 22);
 const DNS: Service = Service::new(Protocol::Udp, 53);
