@@ -154,6 +154,7 @@ fn remove(wanted: impl Fn(Owner) -> bool) -> Vec<Trace> {
     traces.retain(|trace| wanted(trace.owner));
     traces.iter().for_each(Trace::remove);
     let mut owners: Vec<_> = traces.iter().map(|trace| trace.owner).collect();
+    owners.sort_unstable_by_key(|owner| (owner.process, owner.run));
     owners.dedup();
     if !owners.is_empty() {
         remove_groups(&owners);
@@ -194,20 +195,21 @@ pub(crate) fn remove_folder(path: &Path) {
     let _ = fs::remove_dir_all(path);
 }
 
-/// Kills all processes whose network namespace is `namespace`, except this one, and waits until
+/// Kills all processes whose network namespace is `namespace`, unless this one's is, and waits until
 /// they are gone: until then they hold locks, pins and interfaces.
 pub(crate) fn end_processes(namespace: &Path) {
-    let Ok(wanted) = fs::metadata(namespace) else { return };
+    // Two names of one namespace have the same numbers (namespaces(7)).
+    let numbers = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let of_process = |id: &str| numbers(Path::new(&format!("/proc/{id}/ns/net")));
+    let wanted = numbers(namespace);
+    if wanted.is_none() || wanted == of_process("self") {
+        return;
+    }
     let inside = || {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let others = numbers.filter(|id: &i32| id.unsigned_abs() != std::process::id());
-        let mut found = others.filter(|id| {
-            let own = fs::metadata(format!("/proc/{id}/ns/net"));
-            own.is_ok_and(|own| (own.dev(), own.ino()) == (wanted.dev(), wanted.ino()))
-        });
-        let first = found.next();
-        first.into_iter().chain(found).map(Pid::from_raw).collect::<Vec<_>>()
+        let ids = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        let found = ids.filter(|id| of_process(id) == wanted).filter_map(|id| id.parse().ok());
+        found.map(Pid::from_raw).collect::<Vec<_>>()
     };
     let deadline = Instant::now() + END;
     loop {
@@ -216,7 +218,7 @@ pub(crate) fn end_processes(namespace: &Path) {
             return;
         }
         left.into_iter().for_each(|id| _ = kill(id, Signal::SIGKILL));
-        // No event tells of the end of a process that is not this one's child.
+        // No event announces the end of a process that is not this one's child.
         thread::sleep(Duration::from_millis(1));
     }
 }
