@@ -52,15 +52,9 @@ impl Changes {
 ///
 /// If it does not change within [`patience`].
 pub fn await_table(netns: &Netns, what: &str, mut condition: impl FnMut() -> bool) {
-    // The kernel drops changes while the queue is full, perhaps the last one. So there is a look
-    // now and then without a change, but seldom: to list a large table takes seconds of a
-    // processor.
-    let look = patience() / 3;
     let mut changes = Changes::of(netns);
     let begun = Instant::now();
-    let mut quiet = Duration::ZERO;
     while !condition() {
-        assert!(quiet < patience(), "no {what} after {:?}", begun.elapsed());
-        quiet = if changes.next(look) { Duration::ZERO } else { quiet + look };
+        assert!(changes.next(patience()), "no {what} after {:?}", begun.elapsed());
     }
 }
