@@ -126,7 +126,7 @@ fn a_lost_file_of_newest_times_is_logged_and_refuses_knocks_for_a_window() {
     std::fs::remove_file(places.newest()).expect("the file is there");
     let lost = Instant::now();
     let mut agent = site.start();
-    assert!(agent.log().contains("knocks are refused for 20s"), "{}", agent.log());
+    assert!(agent.log().contains("refusing keyed knocks for 20s"), "{}", agent.log());
     let refused = device.xknock(&site.lab.client, &["server", "--timeout", "1s"]);
     assert!(!refused.status.success());
     device.knock(&site.lab.client, &["server", "--timeout", "60s"]);
