@@ -1,12 +1,14 @@
-//! Who runs the command line.
+//! The user's SSH session, as the command line sees it.
 
 use knock_policy::lockout::Session;
 use procfs::process::Process;
 
-/// The SSH session that this process belongs to, if any. Not from its own environment alone:
-/// `sudo` and `su` do not hand that on, so its ancestors are asked too, as far as they may be.
+/// Returns the SSH session that this process belongs to, if any.
+///
+/// `sudo` and `su` do not pass `SSH_CONNECTION` on. So the environments of this process's
+/// ancestors are read too, as far as it may read them.
 pub fn session() -> Option<Session> {
-    /// Nobody nests shells deeper.
+    /// More than any nesting of shells.
     const ANCESTORS: usize = 64;
     let own = std::env::var("SSH_CONNECTION").ok();
     let mut process = Process::myself().ok();
@@ -16,9 +18,9 @@ pub fn session() -> Option<Session> {
         process = (parent > 0).then(|| Process::new(parent).ok()).flatten();
         Some(this)
     });
-    let theirs = ancestors.take(ANCESTORS).filter_map(|ancestor| {
+    let inherited = ancestors.take(ANCESTORS).filter_map(|ancestor| {
         let environment = ancestor.environ().ok()?;
         environment.get(std::ffi::OsStr::new("SSH_CONNECTION"))?.to_str().map(str::to_owned)
     });
-    own.into_iter().chain(theirs).find_map(|text| Session::parse(&text))
+    own.into_iter().chain(inherited).find_map(|text| Session::parse(&text))
 }

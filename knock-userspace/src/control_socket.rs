@@ -19,21 +19,21 @@ use tokio::task::JoinHandle;
 /// The longest request that is read, in bytes.
 const LONGEST: usize = 16 << 10;
 
-/// A request on its way to the event loop, and where its answer goes.
+/// A request on its way to the event loop.
 #[derive(Debug)]
 pub struct Call {
-    /// What is asked.
+    /// The request.
     pub request: Request,
-    /// Where the answer goes.
+    /// Takes the answer to the client.
     pub answer: oneshot::Sender<Result<Reply, Problem>>,
 }
 
-/// Where requests go in.
+/// The end of the queue of requests that the socket fills.
 pub type Outbox = mpsc::Sender<Call>;
-/// Where the event loop takes them.
+/// The end of the queue of requests that the event loop reads.
 pub type Inbox = mpsc::Receiver<Call>;
 
-/// Why nobody can speak to the agent.
+/// The error of an agent that cannot take requests.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot take requests at {path}: {source}")]
 pub struct ServeError {
@@ -41,7 +41,7 @@ pub struct ServeError {
     source: io::Error,
 }
 
-/// Takes requests.
+/// The task that takes requests.
 #[derive(Debug)]
 pub struct Server {
     task: JoinHandle<()>,
@@ -49,9 +49,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Lets answers that are under way get to whoever asked, and takes no more requests.
+    /// Takes no more requests, and waits until the answers under way have been sent.
     pub async fn end(self) {
-        /// Nobody who reads takes longer, and nobody else is waited for.
+        /// Longer than a client that reads needs. One that does not read is not waited for.
         const PATIENCE: Duration = Duration::from_secs(1);
         let Self { mut task, stop } = self;
         let _ = stop.send(());
@@ -61,26 +61,26 @@ impl Server {
     }
 }
 
-/// Takes requests at `path`, which only this user can reach, and hands them to `outbox`.
+/// Takes requests at `path`, which only the agent's user can reach, and hands them to `outbox`.
 ///
 /// # Errors
 ///
 /// If the socket cannot be made.
 pub fn serve(path: &Path, outbox: Outbox) -> Result<Server, ServeError> {
     let fail = |source| ServeError { path: path.display().to_string(), source };
-    // Whoever holds the lock may remove the socket of one that was killed.
+    // An agent that was killed has left its socket. This one holds the lock, so it may remove it.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}
     }
-    // The folder is closed to everybody else, so nobody gets in before the mode is set.
+    // Other users cannot enter the folder, so none of them connects before the mode is set.
     let listener = UnixListener::bind(path).map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
     let router = router(outbox);
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(async move {
         let stopped = async { _ = stopped.await };
-        // It never fails: axum itself waits and tries again where accept(2) does.
+        // It never fails: where accept(2) does, axum waits and tries again.
         let _ = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
     });
     Ok(Server { task, stop })
@@ -99,36 +99,39 @@ fn router(outbox: Outbox) -> Router {
         )
         .route(
             "/v1/open",
-            post(async |State(out), body| told::<Open>(out, body, Request::Open).await),
+            post(async |State(out), body| ask_with::<Open>(out, body, Request::Open).await),
         )
         .route(
             "/v1/revoke",
-            post(async |State(out), body| told::<Revoke>(out, body, Request::Revoke).await),
+            post(async |State(out), body| ask_with::<Revoke>(out, body, Request::Revoke).await),
         )
         .route(
             "/v1/reload",
-            post(async |State(out), body| told::<Caller>(out, body, Request::Reload).await),
+            post(async |State(out), body| ask_with::<Caller>(out, body, Request::Reload).await),
         )
-        .route("/v1/try", post(async |State(out), body| told::<Try>(out, body, Request::Try).await))
+        .route(
+            "/v1/try",
+            post(async |State(out), body| ask_with::<Try>(out, body, Request::Try).await),
+        )
         .route(
             "/v1/confirm",
-            post(async |State(out), body| told::<Caller>(out, body, Request::Confirm).await),
+            post(async |State(out), body| ask_with::<Caller>(out, body, Request::Confirm).await),
         )
         .route("/v1/off", post(async |State(out): State<Outbox>| ask(&out, Request::Off).await))
         .fallback(async || {
-            let what = "there is no such request; docs/operations.md lists them";
+            let what = "there is no such request; docs/operations.md lists the requests";
             refusal(StatusCode::NOT_FOUND, &Problem::new(Fault::Request, what))
         })
         .method_not_allowed_fallback(async || {
-            let what = "questions are asked with GET, everything else with POST";
+            let what = "use GET for status, doors and grants, and POST for all other requests";
             refusal(StatusCode::METHOD_NOT_ALLOWED, &Problem::new(Fault::Request, what))
         })
         .layer(DefaultBodyLimit::max(LONGEST))
         .with_state(outbox)
 }
 
-/// A request that says something.
-async fn told<T>(
+/// Hands on a request that has a body.
+async fn ask_with<T>(
     outbox: Outbox,
     body: Result<Json<T>, JsonRejection>,
     request: fn(T) -> Request,
@@ -143,7 +146,7 @@ async fn told<T>(
 
 async fn ask(outbox: &Outbox, request: Request) -> Response {
     let (answer, answered) = oneshot::channel();
-    let gone = Problem::new(Fault::Agent, "the agent is ending");
+    let gone = Problem::new(Fault::Agent, "the agent is stopping");
     let reply = match outbox.send(Call { request, answer }).await {
         Ok(()) => answered.await.unwrap_or(Err(gone)),
         Err(_) => Err(gone),

@@ -1,4 +1,4 @@
-//! What the host says of its network interfaces, over route netlink, and when that changes.
+//! The host's network interfaces and notice of their changes, over route netlink.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub struct Interface {
     pub name: String,
     /// Its index.
     pub index: u32,
-    /// Its addresses, those for the whole world first.
+    /// Its addresses. Link-local ones come last.
     pub addresses: Vec<IpAddr>,
     /// The XDP program that is attached to it.
     pub xdp: Option<Xdp>,
@@ -33,7 +33,7 @@ pub struct Xdp {
     pub generic: bool,
 }
 
-/// Why interfaces could not be looked at.
+/// Why interfaces could not be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
     /// The socket could not be opened.
@@ -49,19 +49,19 @@ pub enum InterfaceError {
 
 impl From<rtnetlink::Error> for InterfaceError {
     fn from(error: rtnetlink::Error) -> Self {
-        // It holds a whole netlink message.
+        // The error holds a whole netlink message.
         Self::Netlink(Box::new(error))
     }
 }
 
-/// Looks at all interfaces, and hears when they change.
+/// Lists all interfaces, and notices when they change.
 pub struct Interfaces {
     handle: Handle,
-    /// Something, for each message of the kernel.
-    news: BoxStream<'static, ()>,
+    /// One item for each message of the kernel.
+    messages: BoxStream<'static, ()>,
     connection: JoinHandle<()>,
-    /// Something came, and whoever waits is told at this moment.
-    tell_at: Option<Instant>,
+    /// When [`Interfaces::changed`] returns, once a message has come.
+    return_at: Option<Instant>,
 }
 
 impl Interfaces {
@@ -71,13 +71,13 @@ impl Interfaces {
     ///
     /// If the kernel refuses the socket.
     pub fn open() -> Result<Self, InterfaceError> {
-        let (connection, handle, news) =
+        let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
-        let news = news.map(|_| ()).boxed();
-        Ok(Self { handle, news, connection: tokio::spawn(connection), tell_at: None })
+        let messages = messages.map(|_| ()).boxed();
+        Ok(Self { handle, messages, connection: tokio::spawn(connection), return_at: None })
     }
 
-    /// All interfaces as they are now.
+    /// Returns all interfaces as they are now.
     ///
     /// # Errors
     ///
@@ -87,8 +87,8 @@ impl Interfaces {
         let mut all: Vec<_> = links.iter().filter_map(interface).collect();
         let addresses: Vec<_> = self.handle.address().get().execute().try_collect().await?;
         for message in addresses {
-            let Some(interface) = all.iter_mut().find(|one| one.index == message.header.index)
-            else {
+            let index = message.header.index;
+            let Some(interface) = all.iter_mut().find(|interface| interface.index == index) else {
                 continue;
             };
             for attribute in message.attributes {
@@ -103,11 +103,11 @@ impl Interfaces {
         Ok(all)
     }
 
-    /// Waits until some interface may have changed, and until those that change together with
-    /// it have too. What it was does not matter: whoever waits looks at all of them anew, so
-    /// nothing is lost if the kernel had to leave something out.
+    /// Waits until an interface may have changed, and a little longer for those that change
+    /// together with it.
     ///
-    /// Dropping the future loses nothing.
+    /// The messages themselves are dropped, because the caller lists all interfaces again. So
+    /// nothing is lost if the kernel had to leave messages out. Cancel safe.
     ///
     /// # Errors
     ///
@@ -115,18 +115,18 @@ impl Interfaces {
     pub async fn changed(&mut self) -> Result<(), InterfaceError> {
         /// A host that starts a container changes several interfaces at once.
         const TOGETHER: Duration = Duration::from_millis(5);
-        let tell_at = match self.tell_at {
-            Some(tell_at) => tell_at,
+        let return_at = match self.return_at {
+            Some(return_at) => return_at,
             None => {
-                self.news.next().await.ok_or(InterfaceError::Ended)?;
-                *self.tell_at.insert(Instant::now() + TOGETHER)
+                self.messages.next().await.ok_or(InterfaceError::Ended)?;
+                *self.return_at.insert(Instant::now() + TOGETHER)
             }
         };
-        tokio::time::sleep_until(tell_at).await;
-        while let Some(message) = self.news.next().now_or_never() {
+        tokio::time::sleep_until(return_at).await;
+        while let Some(message) = self.messages.next().now_or_never() {
             message.ok_or(InterfaceError::Ended)?;
         }
-        self.tell_at = None;
+        self.return_at = None;
         Ok(())
     }
 }
@@ -149,16 +149,16 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
     Some(Interface { name, index: link.header.index, addresses: Vec::new(), xdp })
 }
 
-/// The program in whichever mode it is attached.
+/// Returns the attached program, in whichever mode it runs.
 fn program(xdp: &[LinkXdp]) -> Option<Xdp> {
-    let id = |one: &LinkXdp| match *one {
+    let id = |attribute: &LinkXdp| match *attribute {
         LinkXdp::ProgId(id)
         | LinkXdp::DrvProgId(id)
         | LinkXdp::SkbProgId(id)
         | LinkXdp::HwProgId(id) => Some(id).filter(|&id| id != 0),
         _ => None,
     };
-    let generic = xdp.iter().any(|one| matches!(one, LinkXdp::SkbProgId(1..)));
+    let generic = xdp.iter().any(|attribute| matches!(attribute, LinkXdp::SkbProgId(1..)));
     xdp.iter().find_map(id).map(|program| Xdp { program, generic })
 }
 

@@ -1,9 +1,9 @@
-//! Kernel features, all of them: the detector's and those of nftables that the guard asks for.
+//! The table of kernel features: the detector's, and those of nftables that the guard uses.
 
 use knock_detector::{Component, FEATURES, Feature, Probe};
 use knock_firewall::{Ability, has};
 
-/// What the guard asks of nftables, in the order in which Linux got it.
+/// The features of nftables that the guard uses or could use.
 static GUARD: [Feature; 5] = [
     Feature {
         name: "nftables for both families",
@@ -52,7 +52,8 @@ static GUARD: [Feature; 5] = [
     },
 ];
 
-/// Every feature: the detector's, the guard's, then the agent's and those that only tests use.
+/// Returns every feature: the detector's, the guard's, then the agent's and those that only tests
+/// use.
 pub fn features() -> impl Iterator<Item = &'static Feature> {
     let (detector, others): (Vec<_>, Vec<_>) =
         FEATURES.iter().partition(|feature| feature.component == Component::Detector);

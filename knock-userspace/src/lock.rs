@@ -1,4 +1,4 @@
-//! One agent at a time.
+//! The lock that keeps a second agent from starting.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -10,33 +10,33 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::places::Places;
 
-/// Held as long as this value lives; the kernel gives it back if the process dies.
+/// The lock, held as long as this value lives. The kernel releases it when the process dies.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
 }
 
-/// Why the lock cannot be had.
+/// Why the lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody has it.
+    /// Another process holds it.
     #[error(
         "xknockd already runs here{}; stop it first, or see `xknockd status`",
         .0.map_or(String::new(), |id| format!(" as process {id}"))
     )]
     Held(Option<u32>),
-    /// The file cannot be had.
+    /// The file cannot be made or locked.
     #[error("cannot lock {path}: {source}")]
     File {
         /// The file.
         path: String,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl Lock {
-    /// Takes the lock, and writes this process into it.
+    /// Takes the lock, and writes the number of this process into its file.
     ///
     /// # Errors
     ///
@@ -44,16 +44,16 @@ impl Lock {
     pub fn take(places: &Places) -> Result<Self, LockError> {
         let path = places.lock();
         let fail = |source| LockError::File { path: path.display().to_string(), source };
-        // Only root, or the agent's own user, may look inside: the control socket is there.
+        // The control socket lies in this folder too, so only the agent's user may enter it.
         DirBuilder::new().recursive(true).mode(0o700).create(&places.run).map_err(fail)?;
         let file = open(&path).map_err(fail)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // Whoever had it may have removed the file since it was opened; then the lock is on
-            // nothing that the next one would find.
+            // The agent that held the lock may have removed the file since it was opened here. The
+            // next agent would not find the file that is locked now.
             Ok(file) if !is_at(&file, &path).map_err(fail)? => Self::take(places),
             Ok(mut file) => {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
-                // A full disk takes the number, not the lock.
+                // On a full disk the number is missing, but the lock holds.
                 let _ = writeln!(file, "{}", std::process::id());
                 Ok(Self { _file: file })
             }
@@ -66,16 +66,16 @@ impl Lock {
         }
     }
 
-    /// Removes the folder of the lock, when everything of the agent goes.
+    /// Removes the lock's folder with all that the agent has in it.
     pub fn remove(self, places: &Places) {
-        // Whoever waits for the folder to go finds nothing half-removed that matters.
+        // The folder last: once it is gone, nothing of the agent is left.
         let _ = fs::remove_file(places.socket());
         let _ = fs::remove_file(places.lock());
         let _ = fs::remove_dir(&places.run);
     }
 }
 
-/// Whether this open file is the one at `path`.
+/// Whether `file` is still the file at `path`.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let own = file.metadata()?;
     match fs::metadata(path) {

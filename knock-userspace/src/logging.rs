@@ -1,5 +1,4 @@
-//! Where log lines go: to people on a terminal, to the journal under systemd, and as
-//! JSON lines everywhere else.
+//! The log: text on a terminal, entries of the journal under systemd, JSON lines everywhere else.
 
 use std::io::{IsTerminal as _, stderr};
 use std::os::linux::fs::MetadataExt as _;
@@ -8,7 +7,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Starts logging. `RUST_LOG` chooses what is said; `info` is the default.
+/// Starts logging. `RUST_LOG` chooses the level, which is `info` without it.
 pub fn init() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
@@ -21,7 +20,7 @@ pub fn init() {
     }
 }
 
-/// The journal, if standard error is connected to it (systemd.exec(5), `JOURNAL_STREAM`).
+/// Returns the journal if standard error is connected to it (systemd.exec(5), `JOURNAL_STREAM`).
 fn journal() -> Option<tracing_journald::Layer> {
     let stream = std::env::var("JOURNAL_STREAM").ok()?;
     let metadata = std::fs::metadata("/proc/self/fd/2").ok()?;

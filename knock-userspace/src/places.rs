@@ -1,21 +1,21 @@
-//! Where one agent keeps what it leaves on the host.
+//! The paths of an agent's lock, socket, pins and state.
 
 use std::path::PathBuf;
 
-/// The folders of one agent. A host needs more than one only if it runs an agent in each of
-/// several network namespaces.
+/// The folders of one agent. Only a host that runs agents in several network namespaces has more
+/// than one set of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
     /// Holds the lock and the control socket.
     pub run: PathBuf,
-    /// In the BPF file system; holds maps and links.
+    /// Holds the pinned maps and links. It lies in the BPF file system.
     pub pins: PathBuf,
-    /// Holds what must be known even after the host was started anew.
+    /// Holds what must outlive a reboot.
     pub state: PathBuf,
 }
 
 impl Places {
-    /// The places of the agent called `instance`; the empty name is the usual one.
+    /// Returns the folders of the agent called `instance`. The empty name is the default.
     pub fn of(instance: &str) -> Self {
         let suffix = if instance.is_empty() { String::new() } else { format!("-{instance}") };
         Self {
@@ -25,11 +25,11 @@ impl Places {
         }
     }
 
-    /// A name that can be part of a path, and of no other path than its own.
+    /// Checks the name of an instance: it becomes part of a path, and must not lead out of it.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Says what a name may consist of.
     pub fn check_instance(name: &str) -> Result<String, String> {
         const LONGEST: usize = 64;
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -39,17 +39,17 @@ impl Places {
         Err(format!("use up to {LONGEST} letters, digits, `-` and `_`"))
     }
 
-    /// Held by the agent that runs.
+    /// Returns the file that the running agent locks.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")
     }
 
-    /// The newest knocks that were made with keys.
+    /// Returns the file of the newest time or slot of each key.
     pub fn newest(&self) -> PathBuf {
         self.state.join("newest")
     }
 
-    /// Where the agent takes requests.
+    /// Returns the control socket.
     pub fn socket(&self) -> PathBuf {
         self.run.join("control.sock")
     }

@@ -1,5 +1,5 @@
-//! Every guarded and every listening port in one of the four states of the classic
-//! picture: open or closed at the firewall, with or without an application. Pure.
+//! The report of `xknockd ports`. It puts every guarded and every listening port into one of four
+//! states: open or closed at the firewall, with or without an application. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,24 +8,24 @@ use knock_firewall::Status;
 use knock_policy::{Grant, Mode, Service};
 use serde::Serialize;
 
-/// One port as a source would find it.
+/// One port as a source finds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Port {
     /// Protocol and port, `tcp/22`.
     pub service: String,
     /// Whether the guard lets packets to it through.
     pub firewall: Verdict,
-    /// Whether an application waits for them.
+    /// Whether an application listens.
     pub application: Application,
     /// Why the guard does what it does.
     pub reason: VerdictReason,
-    /// The program that listens, as far as known.
+    /// The program that listens, if its name is known.
     pub program: Option<String>,
-    /// Grants that are running on it, for anyone.
+    /// How many grants run on it, of all sources.
     pub grants: usize,
 }
 
-/// What the guard does.
+/// What the guard does with packets to a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -35,14 +35,13 @@ pub enum Verdict {
     Closed,
 }
 
-/// Whether something listens.
+/// Whether an application listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Application {
-    /// Something does.
+    /// One does.
     Listening,
-    /// Nothing does in this network namespace; a published container port may still
-    /// lead somewhere.
+    /// None does in this network namespace. A published container port may still lead to one.
     None,
 }
 
@@ -50,7 +49,7 @@ pub enum Application {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerdictReason {
-    /// No door has it.
+    /// No door opens it.
     Unguarded,
     /// It is guarded, but the mode is `observe`.
     Observed,
@@ -62,8 +61,8 @@ pub enum VerdictReason {
     Guarded,
 }
 
-/// Merges what the firewall holds with what listens. `from` is the source that asks; a
-/// stranger if there is none. Without a table nothing is guarded.
+/// Merges what the firewall holds with what listens, as the source `from` finds it. Without one, a
+/// stranger is meant. Without a table nothing is guarded.
 pub fn ports(
     status: Option<&Status>,
     listening: &[(Service, Option<String>)],
@@ -122,7 +121,7 @@ fn reason(status: &Status, service: Service, from: Option<IpAddr>) -> VerdictRea
     }
 }
 
-/// A table for people.
+/// Formats the ports as a table of text.
 pub fn table(ports: &[Port], from: Option<IpAddr>) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);

@@ -1,4 +1,4 @@
-//! What listens on this host, from procfs.
+//! The listening sockets and other port use of this host, from procfs.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub struct Listener {
     inode: u64,
 }
 
-/// Every listener of this network namespace.
+/// Returns every listener of this network namespace.
 ///
 /// # Errors
 ///
@@ -40,8 +40,8 @@ pub fn listeners() -> ProcResult<Vec<Listener>> {
     Ok(tcp.chain(udp).collect())
 }
 
-/// Names of the programs that hold each of `listeners`, as far as this process may see
-/// them; in the order of `listeners`.
+/// Returns the name of a program that holds each of `listeners`, in their order. The name is `None`
+/// where this process may not see it.
 pub fn programs(listeners: &[Listener]) -> Vec<Option<String>> {
     let wanted: HashSet<u64> = listeners.iter().map(|listener| listener.inode).collect();
     let mut names = HashMap::new();
@@ -58,7 +58,7 @@ pub fn programs(listeners: &[Listener]) -> Vec<Option<String>> {
     listeners.iter().map(|listener| names.get(&listener.inode).cloned()).collect()
 }
 
-/// What the host uses, so that it is not made a decoy.
+/// Returns the ports that the host uses, so that they are not made decoys.
 ///
 /// # Errors
 ///
@@ -72,7 +72,7 @@ pub fn served() -> ProcResult<Served> {
     Ok(Served { listening, ephemeral: ephemeral_ports() })
 }
 
-/// What tells this network namespace from all others that there are: its inode
+/// Returns the inode of this network namespace, which identifies it among all others
 /// (network_namespaces(7)).
 ///
 /// # Errors
@@ -85,7 +85,7 @@ pub fn network_namespace() -> ProcResult<u64> {
     net.map(|namespace| namespace.identifier).ok_or_else(|| "no network namespaces".into())
 }
 
-/// `net.ipv4.ip_local_port_range`, for both address families (ip(7)).
+/// Returns `net.ipv4.ip_local_port_range`, which holds for both address families (ip(7)).
 fn ephemeral_ports() -> Option<std::ops::RangeInclusive<u16>> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut bounds = range.split_whitespace().map(str::parse);

@@ -1,13 +1,13 @@
-//! Which system calls the agent may make once it runs.
+//! The filter of system calls that a running agent puts on itself.
 
 use std::collections::BTreeMap;
 
 use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter_all_threads};
 
-/// What nobody who keeps a table of grants ever needs: other programs, other processes, other
-/// users, other file systems, other kernels. Whoever tries has taken the agent over, and dies
-/// with it.
+/// Calls that an agent never needs: they concern other programs, processes, users, file systems or
+/// kernels. Only an attacker who has taken the agent over makes one, and the kernel then kills the
+/// process.
 const FATAL: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -54,8 +54,8 @@ const FATAL: &[c_long] = &[
     libc::SYS_request_key,
 ];
 
-/// What the agent and its libraries use. Whatever else is asked for is answered with EPERM,
-/// so that a C library which tries something newer first goes on with what it did before.
+/// Calls that the agent and its libraries make. All calls on neither list fail with EPERM, so that
+/// a C library which tries a newer call first falls back to the older one.
 const ALLOWED: &[c_long] = &[
     // Its work.
     libc::SYS_bpf,
@@ -171,7 +171,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_capget,
 ];
 
-/// Calls of the C library on x86_64 that other architectures have in a newer form only.
+/// Calls of the C library on x86_64 that other architectures only have in a newer form.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_HERE: &[c_long] = &[
     libc::SYS_open,
@@ -197,7 +197,7 @@ const ALLOWED_HERE: &[c_long] = &[];
 ///
 /// # Errors
 ///
-/// If the kernel refuses, or this is an architecture that seccompiler does not know.
+/// If the kernel refuses, or seccompiler does not know the architecture.
 pub fn restrict() -> Result<(), seccompiler::Error> {
     let allowed = [ALLOWED, ALLOWED_HERE].concat();
     // Of several filters the strictest answer counts. The second one ends the right to add more.
