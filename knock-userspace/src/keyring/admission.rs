@@ -1,4 +1,4 @@
-//! The answer to a keyed knock: what it may do, or why it may not.
+//! The judgement of a keyed knock: its admission, or its denial with a reason.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,76 +6,76 @@ use std::time::Duration;
 use knock_keys::{Action, Address, Addresses, DoorTag, Key, OpenError, Request, Stale};
 use knock_policy::{Door, Method, Policy};
 
-/// What a knock with a key is allowed to do.
+/// The permission that a keyed knock gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// The key's name.
     pub key: String,
     /// To open or to close.
     pub action: Action,
-    /// For whom.
+    /// The address that it opens or closes doors for.
     pub source: IpAddr,
-    /// Which doors, and for how long.
+    /// The doors, and how long each opens.
     pub doors: Vec<(String, Duration)>,
 }
 
-/// A knock with a key that opens nothing.
+/// The refusal of a keyed knock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
-    /// The key's name, if the knock was made with what belongs to it.
+    /// The key's name, if the knock was made with that key.
     pub key: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: DenialReason,
 }
 
-/// Why a knock with a key opens nothing.
+/// The reason why a keyed knock opens nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DenialReason {
-    /// No key has the id that it names.
+    /// No key has the id that the knock names.
     #[error("no key has this id")]
     UnknownKey,
-    /// It was not made with the key that it names.
+    /// The packet cannot be opened with the key that it names.
     #[error(transparent)]
     NotOpened(#[from] OpenError),
-    /// Its time is not to be believed.
+    /// Its time is outside of the window, or not newer than the last one.
     #[error(transparent)]
     Stale(#[from] Stale),
-    /// What makes it new cannot be kept, so it could come again.
+    /// Its time or slot cannot be written down, so a copy of it could count once more.
     #[error(
-        "that it was made cannot be kept; knocks of this key are refused until none of those \
-         made before could be replayed"
+        "its time cannot be written down; knocks of this key are refused until those made so far \
+         are too old to be replayed"
     )]
     NotKept,
-    /// The key has ended.
+    /// The key has expired, or this version of it has been replaced.
     #[error("the key has ended")]
     Expired,
-    /// The key does not open such a door.
+    /// The key opens no such door.
     #[error("the key opens no such door")]
     Door,
-    /// The door does not take the address.
+    /// The door does not open for this address.
     #[error("it is for {0}, which the door does not open for")]
     Address(IpAddr),
-    /// The door does not take knocks that name no address.
+    /// The door asks for an address, and the knock names none.
     #[error("it names no address, which the door asks for")]
     NoAddress,
-    /// The door or the key does not open for so long.
+    /// The door or the key does not allow so long a time.
     #[error("it wants {wanted} s, but {limit} s are the limit")]
     TooLong {
-        /// Seconds that it asked for.
+        /// Seconds that the knock asks for.
         wanted: u32,
         /// Seconds that are allowed.
         limit: u64,
     },
-    /// The sequence has opened a door before.
-    #[error("a sequence that was used before")]
+    /// The sequence has opened its door before.
+    #[error("the sequence was used before")]
     Used,
-    /// The sequence belongs to another time.
-    #[error("a sequence of another time")]
+    /// The sequence belongs to another slot.
+    #[error("the sequence is of another time")]
     Slot,
 }
 
 impl DenialReason {
-    /// Short name for counters.
+    /// Returns the name of the reason's counter.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::UnknownKey => "unknown_key",
@@ -96,12 +96,12 @@ impl DenialReason {
     }
 }
 
-/// How long a key opens a door for at most.
+/// Returns the longest time for which a key opens a door.
 pub(super) fn limit(door: &Door, key: &Key) -> Duration {
     key.longest.map_or(door.open_for, |longest| longest.min(door.open_for))
 }
 
-/// What a request is allowed, but for its time.
+/// Judges everything about a request but its time.
 pub(super) fn judge(
     request: &Request,
     seen: IpAddr,
@@ -128,7 +128,7 @@ pub(super) fn judge(
     Ok(Admission { key: key.name.clone(), action: request.action, source, doors })
 }
 
-/// For whom a knock opens a door that accepts these addresses.
+/// Returns the address for which a door that accepts `addresses` opens.
 fn admit(address: Address, seen: IpAddr, addresses: Addresses) -> Result<IpAddr, DenialReason> {
     match (address, addresses) {
         (Address::Seen, Addresses::Own) => Err(DenialReason::NoAddress),

@@ -1,40 +1,41 @@
-//! Whether a key still fits the config beside which it is used, and whether it was used at all.
+//! The comparison of a key with the config, which may have changed since the key was made.
 
 use knock_keys::{Key, KeyDoor, KeyVersion};
 use knock_policy::{Door, Method, Policy};
 
 use super::{ReplayStore, slot_owner};
 
-/// Why a door of a key opens nothing: the device does as the config said when the key was made.
+/// The reason why a key no longer opens a door. The device goes by the config as it was when the
+/// key was made.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Misfit {
-    /// There is no such door.
+    /// The config has no such door.
     #[error("the config has no door `{door}` any more")]
     Gone {
         /// Its name.
         door: String,
     },
-    /// It is knocked at otherwise.
+    /// The door has another method.
     #[error("door `{door}` has another method now")]
     Method {
         /// Its name.
         door: String,
     },
-    /// Packets go to another port.
+    /// The door takes sealed knocks at another port.
     #[error(
         "door `{door}` takes sealed knocks at UDP port {now} now, and this key sends them to {then}"
     )]
     Port {
         /// Its name.
         door: String,
-        /// In the config.
+        /// The port in the config.
         now: u16,
-        /// In the key.
+        /// The port in the key.
         then: u16,
     },
 }
 
-/// What of `key` opens nothing beside `policy`.
+/// Returns a misfit for each door of `key` that it does not open under `policy`.
 pub fn misfits(key: &Key, policy: &Policy) -> Vec<Misfit> {
     let misfit = |known: &KeyDoor| {
         let door = known.name.clone();
@@ -57,10 +58,10 @@ fn changed(door: &Door, known: &KeyDoor) -> Option<Misfit> {
     }
 }
 
-/// Whether a knock was ever accepted that was made with `part`, for any of `doors`.
-pub fn has_knocked(replay_store: &ReplayStore, part: &KeyVersion, doors: &[KeyDoor]) -> bool {
-    let rolling = doors.iter().map(|door| slot_owner(part.id, &door.name));
-    std::iter::once(part.id.number()).chain(rolling).any(|owner| replay_store.knows(owner))
+/// Whether a knock that was made with `version` of a key was ever accepted, for any of `doors`.
+pub fn has_knocked(replay_store: &ReplayStore, version: &KeyVersion, doors: &[KeyDoor]) -> bool {
+    let rolling = doors.iter().map(|door| slot_owner(version.id, &door.name));
+    std::iter::once(version.id.number()).chain(rolling).any(|owner| replay_store.has_record(owner))
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! What must not be forgotten, or old knocks would be new again: of each key, the time of
-//! the newest sealed knock and the newest slot that has opened each door. One number for
-//! each, in a file of records of fixed size that are overwritten in place.
+//! Persistent replay state: for each key the time of the newest sealed knock, and the newest slot
+//! that has opened each of its doors. Without it, old knocks would count again.
 //!
-//! Bytes 0..8 are `xknock1\n`, bytes 8..16 the floor: whatever has no record has at least
-//! that one. Then come records of 16 bytes: whose number it is, 0 if nobody's, and the
-//! number. All little-endian.
+//! The store is one file of records that are overwritten in place. Bytes 0..8 are `xknock1\n`, bytes
+//! 8..16 the floor, which is the number of every owner without a record. Records of 16 bytes follow:
+//! the owner, or 0 if the record is free, and its number. All numbers are little-endian.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -14,30 +13,31 @@ use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 8] = *b"xknock1\n";
 const RECORD: usize = 16;
-/// Records that a file may have: more than keys and doors together ever need.
+/// The most records that a file may have, which is more than all keys and doors need.
 const MOST: usize = 1 << 20;
 
-/// ReplayStore that only grow.
+/// The newest number of each owner, which only grows.
 #[derive(Debug)]
 pub struct ReplayStore {
     path: PathBuf,
     file: Option<File>,
     floor: u64,
-    /// Where each record is, and the number in it.
+    /// The place of each owner's record, and the number in it.
     records: HashMap<u64, (usize, u64)>,
-    /// Records so far, and those of them that are nobody's.
+    /// How many records the file has.
     count: usize,
+    /// The places of those that are free.
     free: Vec<usize>,
     unsynced: bool,
 }
 
-/// What happened to the file.
+/// The problem with the file when it was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayStoreError {
-    /// It was not there.
+    /// It is absent.
     #[error("{} is gone", .0.display())]
     Lost(PathBuf),
-    /// It is not what this program writes.
+    /// Its content is not what this program writes.
     #[error("{} is damaged", .0.display())]
     Damaged(PathBuf),
     /// It cannot be read or written.
@@ -45,41 +45,41 @@ pub enum ReplayStoreError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl ReplayStore {
-    /// Reads the file at `path`. If it is lost or damaged, it is made anew with the floor that
-    /// `lost` gives, and what happened is returned too.
+    /// Reads the file at `path`. A file that is lost or damaged is replaced by an empty one with the
+    /// floor `lost`, and the problem is returned beside the store.
     pub fn open(path: &Path, lost: u64) -> (Self, Option<ReplayStoreError>) {
-        let mut replay_store = Self::none(path, lost);
-        let why = match replay_store.read() {
+        let mut replay_store = Self::unread(path, lost);
+        let problem = match replay_store.read() {
             Ok(()) => return (replay_store, None),
-            Err(why) => why,
+            Err(problem) => problem,
         };
-        // A file that only cannot be read now may be read later, so it stays.
-        if !matches!(why, ReplayStoreError::Io { .. })
+        // A file that exists and cannot be read now may be readable later, so it stays.
+        if !matches!(problem, ReplayStoreError::Io { .. })
             && let Err(source) = replay_store.create()
         {
             let path = path.to_owned();
             return (replay_store, Some(ReplayStoreError::Io { path, source }));
         }
-        (replay_store, Some(why))
+        (replay_store, Some(problem))
     }
 
-    /// Reads the file at `path` and makes none.
+    /// Reads the file at `path`, and does not create it if it is absent.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
-    pub fn look(path: &Path) -> Result<Self, ReplayStoreError> {
-        let mut replay_store = Self::none(path, 0);
+    pub fn read_existing(path: &Path) -> Result<Self, ReplayStoreError> {
+        let mut replay_store = Self::unread(path, 0);
         replay_store.read().map(|()| replay_store)
     }
 
-    fn none(path: &Path, floor: u64) -> Self {
+    fn unread(path: &Path, floor: u64) -> Self {
         Self {
             path: path.to_owned(),
             file: None,
@@ -91,20 +91,20 @@ impl ReplayStore {
         }
     }
 
-    /// Makes the file if it is not there, for a host that has no keys yet: nothing can have
-    /// been lost then.
+    /// Creates an empty file with the floor 0, unless the file exists. This is for a host that has no
+    /// keys yet, where nothing can have been lost.
     ///
     /// # Errors
     ///
-    /// If it cannot be made.
-    pub fn found(path: &Path) -> io::Result<()> {
+    /// If the file cannot be created.
+    pub fn create_if_absent(path: &Path) -> io::Result<()> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        match made {
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        match created {
             Ok(mut file) => {
-                // The agent's, even if root was first.
+                // The file belongs to the agent's user, even if root runs this.
                 if let Some(folder) = path.parent() {
                     knock_keys::give_to_owner_of(folder, &file);
                 }
@@ -157,27 +157,27 @@ impl ReplayStore {
         Ok(())
     }
 
-    /// The number of `owner`, which is not 0.
+    /// Returns the number of `owner`, which must not be 0.
     pub fn get(&self, owner: u64) -> u64 {
         self.records.get(&owner).map_or(self.floor, |(_, number)| *number)
     }
 
-    /// Whether `owner` has a number of its own.
-    pub fn knows(&self, owner: u64) -> bool {
+    /// Whether `owner` has a record of its own.
+    pub fn has_record(&self, owner: u64) -> bool {
         self.records.contains_key(&owner)
     }
 
-    /// The number that all without a record have.
+    /// Returns the number of every owner without a record.
     pub const fn floor(&self) -> u64 {
         self.floor
     }
 
-    /// Sets the number of `owner`; on disk too once [`ReplayStore::sync`] was called. It counts from
-    /// now on even if it could not be written.
+    /// Sets the number of `owner`. It is on disk once [`ReplayStore::sync`] has returned. In memory it
+    /// counts from now on, even if it cannot be written.
     ///
     /// # Errors
     ///
-    /// If it could not.
+    /// If it cannot be written.
     pub fn set(&mut self, owner: u64, number: u64) -> io::Result<()> {
         let place = match self.records.get(&owner) {
             Some((place, _)) => *place,
@@ -192,11 +192,11 @@ impl ReplayStore {
         file.write_all_at(&record(owner, number), ((place + 1) * RECORD) as u64)
     }
 
-    /// Raises all replay_store that are lower, of those without a record too.
+    /// Raises every number that is lower than `floor`, also of owners without a record.
     ///
     /// # Errors
     ///
-    /// If it could not be written; it counts all the same.
+    /// If it cannot be written. In memory it counts all the same.
     pub fn raise_floor(&mut self, floor: u64) -> io::Result<()> {
         if floor <= self.floor {
             return Ok(());
@@ -217,11 +217,11 @@ impl ReplayStore {
         file.sync_data()
     }
 
-    /// Waits until all that was set is on disk.
+    /// Waits until every number that was set is on disk.
     ///
     /// # Errors
     ///
-    /// If the system cannot say so.
+    /// If the system cannot confirm that.
     pub fn sync(&mut self) -> io::Result<()> {
         match &self.file {
             Some(file) if self.unsynced => {
@@ -233,7 +233,7 @@ impl ReplayStore {
         }
     }
 
-    /// Frees the records of which `keep` says, by owner and number, that nobody needs them.
+    /// Frees the records for whose owner and number `keep` returns false.
     pub fn retain(&mut self, keep: impl Fn(u64, u64) -> bool) {
         let needless = self.records.iter().filter(|(owner, (_, number))| !keep(**owner, *number));
         let gone: Vec<_> = needless.map(|(owner, _)| *owner).collect();
@@ -283,7 +283,7 @@ mod tests {
             sets in prop::collection::vec((1u64..50, any::<u64>()), 0..80), kept in 0u64..50,
         ) {
             let (_folder, path) = file();
-            ReplayStore::found(&path).unwrap();
+            ReplayStore::create_if_absent(&path).unwrap();
             let (mut replay_store, problem) = ReplayStore::open(&path, 77);
             prop_assert!(problem.is_none());
             for &(owner, number) in &sets {
@@ -338,7 +338,7 @@ mod tests {
     fn a_damaged_file_is_a_lost_one() {
         for damage in [&b""[..], b"xknock1", b"xknock0\n12345678", b"xknock1\n123456789"] {
             let (_folder, path) = file();
-            ReplayStore::found(&path).unwrap();
+            ReplayStore::create_if_absent(&path).unwrap();
             std::fs::write(&path, damage).unwrap();
             let (replay_store, problem) = ReplayStore::open(&path, 77);
             assert!(matches!(problem, Some(ReplayStoreError::Damaged(_))), "{problem:?}");

@@ -53,7 +53,7 @@ impl Host {
     fn new(keys: &[&Key]) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("newest");
-        ReplayStore::found(&path).unwrap();
+        ReplayStore::create_if_absent(&path).unwrap();
         let (replay_store, problem) = ReplayStore::open(&path, 0);
         assert!(problem.is_none());
         let keys: Vec<_> = keys.iter().map(|&key| key.clone()).collect();
@@ -61,7 +61,7 @@ impl Host {
         Self { _folder: folder, path, keys, ring, policy: policy(Addresses::Seen) }
     }
 
-    /// Stops and starts it.
+    /// Restarts the agent on this host.
     fn restart(&mut self, now_ns: u64) {
         let (replay_store, _) = ReplayStore::open(&self.path, Newest::lost(now_ns, WINDOW).0);
         self.ring = Keyring::new(self.keys.clone(), replay_store, WINDOW);
@@ -74,17 +74,17 @@ impl Host {
         now_ns: u64,
     ) -> Result<Admission, DenialReason> {
         let event = SealedEvent { source: from.into(), time_ns: 1, packet };
-        self.ring.open(&event, &self.policy, now_ns).map_err(|denial| denial.reason)
+        self.ring.judge_sealed(&event, &self.policy, now_ns).map_err(|denial| denial.reason)
     }
 
-    fn ways(&mut self, now_ns: u64) -> Vec<LiveSequence> {
-        let mut ways = self.ring.live_sequences(&self.policy, &HashSet::new(), now_ns);
-        ways.sort_by_key(|way| way.id);
-        ways
+    fn live(&mut self, now_ns: u64) -> Vec<LiveSequence> {
+        let mut sequences = self.ring.live_sequences(&self.policy, &HashSet::new(), now_ns);
+        sequences.sort_by_key(|sequence| sequence.id);
+        sequences
     }
 
     fn roll(&mut self, id: DoorId, now_ns: u64) -> Option<Result<Admission, DenialReason>> {
-        let rolled = self.ring.roll(id, SEEN, &self.policy, now_ns)?;
+        let rolled = self.ring.judge_sequence(id, SEEN, &self.policy, now_ns)?;
         Some(rolled.map_err(|denial| denial.reason))
     }
 }
@@ -150,17 +150,17 @@ fn nothing_opens_twice_neither_later_nor_from_elsewhere_nor_after_a_restart() {
     assert_eq!(gate.newest_ns, NOW + 1);
 }
 
-/// A file that is damaged or gone for a while, and comes back.
+/// A key file that is damaged or absent for a while, and comes back.
 #[test]
 fn a_key_that_comes_back_is_not_new() {
     let (key, line) = key("laptop", Kind::Shared, &["ssh", "web"]);
     let mut host = Host::new(&[&key]);
     let packet = seal(&line, &request(NOW, &["ssh"]));
     host.open(packet, SEEN, NOW).unwrap();
-    let sequence = host
-        .ways(NOW)
+    let used = host
+        .live(NOW)
         .iter()
-        .map(|way| way.id)
+        .map(|sequence| sequence.id)
         .find(|&id| matches!(host.roll(id, NOW), Some(Ok(_))));
     for restarts in [false, true] {
         host.ring.replace(Vec::new(), WINDOW);
@@ -170,7 +170,7 @@ fn a_key_that_comes_back_is_not_new() {
         }
         host.ring.replace(vec![key.clone()], WINDOW);
         assert_eq!(host.open(packet, SEEN, NOW), Err(DenialReason::Stale(Stale::Replayed)));
-        assert!(host.ways(NOW).iter().all(|way| Some(way.id) != sequence));
+        assert!(host.live(NOW).iter().all(|sequence| Some(sequence.id) != used));
     }
     // After a month, it need not be remembered.
     host.ring.replace(Vec::new(), WINDOW);
@@ -250,14 +250,14 @@ fn both_parts_of_a_rotated_key_knock_until_the_old_one_ends() {
     let new = key.rotate(now_s, now_s + 10, false).unwrap();
     let mut host = Host::new(&[&key]);
     assert_eq!(host.ring.gates(now_s).len(), 2);
-    assert_eq!(host.ring.next_end(now_s), Some(now_s + 10));
-    assert_eq!(host.ways(NOW).len(), 6);
+    assert_eq!(host.ring.next_expiry(now_s), Some(now_s + 10));
+    assert_eq!(host.live(NOW).len(), 6);
     for line in [&old, &new] {
         host.open(seal(line, &request(NOW, &["ssh"])), SEEN, NOW).unwrap();
     }
     let later = NOW + 10 * SECOND;
     assert_eq!(host.ring.gates(now_s + 10).len(), 1);
-    assert_eq!(host.ways(later).len(), 3);
+    assert_eq!(host.live(later).len(), 3);
     let late = seal(&old, &request(later, &["ssh"]));
     assert_eq!(host.open(late, SEEN, later), Err(DenialReason::Expired));
 }
@@ -266,21 +266,21 @@ fn both_parts_of_a_rotated_key_knock_until_the_old_one_ends() {
 fn a_rolling_sequence_lives_for_three_slots_and_opens_once() {
     let (key, line) = key("phone", Kind::Shared, &["web"]);
     let mut host = Host::new(&[&key]);
-    let ways = host.ways(NOW);
-    assert_eq!(ways.len(), 3);
-    // The device comes to the same steps.
+    let sequences = host.live(NOW);
+    assert_eq!(sequences.len(), 3);
+    // The device derives the same steps.
     let knock_keys::KeyMethod::Rolling(settings) = &line.doors[0].method else { panic!("rolling") };
     let steps = Roller::new(&line.credential).unwrap().steps("web", slot_of(NOW), settings);
-    let id = ways.iter().find(|way| way.steps == steps).unwrap().id;
+    let id = sequences.iter().find(|sequence| sequence.steps == steps).unwrap().id;
     let admitted = host.roll(id, NOW).unwrap().unwrap();
     assert_eq!((&*admitted.key, &*admitted.doors[0].0), ("phone", "web"));
     assert_eq!(host.roll(id, NOW), Some(Err(DenialReason::Used)));
-    // Dead are the slot that was used and those before it.
-    assert_eq!(host.ways(NOW).len(), 1);
+    // The slot that was used and those before it are no longer alive.
+    assert_eq!(host.live(NOW).len(), 1);
     host.restart(NOW);
-    assert_eq!(host.ways(NOW).len(), 1);
-    assert_eq!(host.roll(id, NOW), None, "nobody knows it any more");
-    assert_eq!(host.ways(NOW + 30 * SECOND).len(), 2);
+    assert_eq!(host.live(NOW).len(), 1);
+    assert_eq!(host.roll(id, NOW), None, "it is no longer alive");
+    assert_eq!(host.live(NOW + 30 * SECOND).len(), 2);
     assert_eq!(host.roll(DoorId::of("web"), NOW), None, "the door itself is no sequence");
 }
 
@@ -288,11 +288,11 @@ fn a_rolling_sequence_lives_for_three_slots_and_opens_once() {
 fn a_sequence_of_another_time_opens_nothing() {
     let (key, _) = key("phone", Kind::Shared, &["web"]);
     let mut host = Host::new(&[&key]);
-    let ways = host.ways(NOW);
-    // The clock was set, and nobody has computed the sequences anew yet.
-    for way in ways {
-        assert_eq!(host.roll(way.id, NOW + 90 * SECOND), Some(Err(DenialReason::Slot)));
-        assert_eq!(host.roll(way.id, NOW - 90 * SECOND), Some(Err(DenialReason::Slot)));
+    let sequences = host.live(NOW);
+    // The clock was set, and the sequences have not been computed again yet.
+    for sequence in sequences {
+        assert_eq!(host.roll(sequence.id, NOW + 90 * SECOND), Some(Err(DenialReason::Slot)));
+        assert_eq!(host.roll(sequence.id, NOW - 90 * SECOND), Some(Err(DenialReason::Slot)));
     }
 }
 
@@ -300,17 +300,17 @@ fn a_sequence_of_another_time_opens_nothing() {
 fn sequences_keep_their_names_and_leave_out_ports_that_are_taken() {
     let (key, _) = key("phone", Kind::Shared, &["web"]);
     let mut host = Host::new(&[&key]);
-    let before = host.ways(NOW);
-    let after = host.ways(NOW + 30 * SECOND);
-    assert_eq!(after.iter().filter(|way| before.contains(way)).count(), 2);
+    let before = host.live(NOW);
+    let after = host.live(NOW + 30 * SECOND);
+    assert_eq!(after.iter().filter(|sequence| before.contains(sequence)).count(), 2);
     let taken = HashSet::from([before[0].steps[2]]);
-    let ways = host.ring.live_sequences(&host.policy, &taken, NOW);
-    assert_eq!(ways.len(), 2);
-    assert!(!ways.contains(&before[0]));
+    let sequences = host.ring.live_sequences(&host.policy, &taken, NOW);
+    assert_eq!(sequences.len(), 2);
+    assert!(!sequences.contains(&before[0]));
     let mut other = policy(Addresses::Seen);
     other.doors.retain(|door| door.name != "web");
     assert_eq!(host.ring.live_sequences(&other, &HashSet::new(), NOW), []);
-    assert!(host.ring.rolls(&host.policy) && !host.ring.rolls(&other));
+    assert!(host.ring.has_rolling_doors(&host.policy) && !host.ring.has_rolling_doors(&other));
 }
 
 #[test]
@@ -322,53 +322,53 @@ fn a_lost_file_refuses_what_could_have_been_captured() {
     std::fs::remove_file(&host.path).unwrap();
     host.restart(NOW);
     assert_eq!(host.open(captured, SEEN, NOW), Err(DenialReason::Stale(Stale::Replayed)));
-    assert_eq!(host.ways(NOW), []);
+    assert_eq!(host.live(NOW), []);
     let later = NOW + 90 * SECOND;
     host.open(seal(&line, &request(later, &["ssh"])), SEEN, later).unwrap();
-    assert!(!host.ways(later).is_empty());
+    assert!(!host.live(later).is_empty());
 }
 
-/// A host without a clock of its own: it begins in the past, and learns the time later.
+/// A host without a real-time clock starts with a time in the past, and gets the right one later.
 #[test]
 fn a_lost_file_and_a_clock_that_was_behind_let_no_replay_in() {
     let (key, line) = key("laptop", Kind::Shared, &["ssh", "web"]);
     let mut host = Host::new(&[&key]);
     let captured = seal(&line, &request(NOW, &["ssh"]));
     host.open(captured, SEEN, NOW).unwrap();
-    let (way, hour) = (host.ways(NOW)[0].id, 3600 * SECOND);
+    let (sequence, hour) = (host.live(NOW)[0].id, 3600 * SECOND);
     std::fs::remove_file(&host.path).unwrap();
     host.restart(NOW - hour);
-    // Knocks of a device whose clock is as wrong count, and must not hide what is lost.
+    // Knocks of a device whose clock is as wrong count. They must not hide that the store was lost.
     let early = NOW - hour + 61 * SECOND;
     host.open(seal(&line, &request(early, &["ssh"])), SEEN, early).unwrap();
-    host.ring.lost_until(NOW + SECOND);
+    host.ring.raise_floor(NOW + SECOND);
     assert_eq!(host.open(captured, SEEN, NOW + SECOND), Err(DenialReason::Stale(Stale::Replayed)));
-    host.ways(NOW + SECOND);
-    assert_eq!(host.roll(way, NOW + SECOND), None, "no sequence of that time is alive");
+    host.live(NOW + SECOND);
+    assert_eq!(host.roll(sequence, NOW + SECOND), None, "no sequence of that time is alive");
     let later = NOW + 90 * SECOND;
     host.open(seal(&line, &request(later, &["ssh"])), SEEN, later).unwrap();
 }
 
 #[test]
-fn what_was_used_in_the_future_is_told() {
+fn a_key_that_was_used_in_the_future_is_blocked_until_then() {
     let (key, _) = key("laptop", Kind::Shared, &["ssh"]);
     let mut host = Host::new(&[&key]);
-    assert_eq!(host.ring.ahead(NOW), None);
+    assert_eq!(host.ring.blocked_until(NOW), None);
     let year = 365 * 24 * 3600 * SECOND;
     std::fs::remove_file(&host.path).unwrap();
     host.restart(NOW + year);
-    assert_eq!(host.ring.ahead(NOW), Some(Newest::lost(NOW + year, WINDOW).0));
-    assert_eq!(host.ring.ahead(NOW + year), None);
+    assert_eq!(host.ring.blocked_until(NOW), Some(Newest::lost(NOW + year, WINDOW).0));
+    assert_eq!(host.ring.blocked_until(NOW + year), None);
 }
 
 #[test]
 fn a_sequence_of_a_door_that_a_key_has_lost_opens_nothing() {
     let (mut key, _) = key("laptop", Kind::Shared, &["ssh", "web"]);
     let mut host = Host::new(&[&key]);
-    let way = host.ways(NOW)[0].id;
+    let sequence = host.live(NOW)[0].id;
     key.doors.truncate(1);
     host.ring.replace(vec![key], WINDOW);
-    assert_eq!(host.roll(way, NOW), None);
+    assert_eq!(host.roll(sequence, NOW), None);
 }
 
 #[test]
@@ -388,13 +388,13 @@ fn a_file_that_cannot_be_written_costs_a_window_and_lets_no_replay_in() {
 }
 
 #[test]
-fn what_the_kernel_knows_is_learnt() {
+fn a_newer_time_from_the_kernel_counts() {
     let (key, line) = key("laptop", Kind::Shared, &["ssh"]);
     let mut host = Host::new(&[&key]);
     let id = key.current.id.number();
-    host.ring.learn(id, NOW);
-    host.ring.learn(id, NOW - 5);
-    host.ring.learn(1, NOW);
+    host.ring.raise_newest(id, NOW);
+    host.ring.raise_newest(id, NOW - 5);
+    host.ring.raise_newest(1, NOW);
     let packet = seal(&line, &request(NOW, &["ssh"]));
     assert_eq!(host.open(packet, SEEN, NOW), Err(DenialReason::Stale(Stale::Replayed)));
 }
@@ -412,12 +412,12 @@ fn ports_of_two_keys_may_collide() {
         })
         .collect();
     let mut host = Host::new(&keys.iter().collect::<Vec<_>>());
-    let ways = host.ways(NOW);
-    assert_eq!(ways.len(), 600);
-    let firsts: HashSet<Step> = ways.iter().map(|way| way.steps[0]).collect();
+    let sequences = host.live(NOW);
+    assert_eq!(sequences.len(), 600);
+    let firsts: HashSet<Step> = sequences.iter().map(|sequence| sequence.steps[0]).collect();
     assert!(firsts.len() < 600, "some begin alike");
-    for way in ways.iter().step_by(3) {
-        let rolled = host.roll(way.id, NOW).unwrap();
+    for sequence in sequences.iter().step_by(3) {
+        let rolled = host.roll(sequence.id, NOW).unwrap();
         assert!(matches!(rolled, Ok(_) | Err(DenialReason::Used)));
     }
 }

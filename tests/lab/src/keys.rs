@@ -90,7 +90,7 @@ impl Keys {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
             last = Some(line);
         }
-        ReplayStore::found(&Places::of(server.name()).newest()).expect("made");
+        ReplayStore::create_if_absent(&Places::of(server.name()).newest()).expect("made");
         last.expect("one key at least")
     }
 

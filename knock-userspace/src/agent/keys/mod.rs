@@ -77,7 +77,7 @@ impl Keys {
         }
         if Folder::new(&keys.folder).is_empty() {
             // Without keys, nothing can have been lost.
-            let _ = ReplayStore::found(&places.newest());
+            let _ = ReplayStore::create_if_absent(&places.newest());
         }
         let lost = Newest::lost(clock::wall_ns(), policy.clock_window).0;
         let (replay_store, problem) = ReplayStore::open(&places.newest(), lost);
@@ -194,7 +194,7 @@ impl Keys {
 
     /// Whether the detector's sequences must be renewed: there are some, or there were some.
     pub(super) fn need_sequences(&self, policy: &Policy) -> bool {
-        self.has_sequences || self.ring.as_ref().is_some_and(|ring| ring.rolls(policy))
+        self.has_sequences || self.ring.as_ref().is_some_and(|ring| ring.has_rolling_doors(policy))
     }
 
     /// Returns the slot for which the sequences were computed.
@@ -208,7 +208,7 @@ impl Keys {
         if self.replay_state_lost
             && let Some(ring) = &mut self.ring
         {
-            ring.lost_until(clock::wall_ns());
+            ring.raise_floor(clock::wall_ns());
         }
     }
 
@@ -217,11 +217,11 @@ impl Keys {
     pub(super) fn due(&self, policy: &Policy) -> Option<Duration> {
         let ring = self.ring.as_ref()?;
         let now_ns = clock::wall_ns();
-        let end = ring.next_end(clock::wall_s()).map(|end_s| {
+        let end = ring.next_expiry(clock::wall_s()).map(|end_s| {
             Duration::from_nanos(end_s.saturating_mul(1_000_000_000).saturating_sub(now_ns))
         });
         // A slot may have begun while the sequences of the one before were being written.
-        let slot = ring.rolls(policy).then(|| match slot_of(now_ns) == self.slot {
+        let slot = ring.has_rolling_doors(policy).then(|| match slot_of(now_ns) == self.slot {
             true => until_next_slot(now_ns),
             false => Duration::ZERO,
         });
@@ -237,7 +237,7 @@ impl Keys {
         policy: &Policy,
     ) -> Option<Result<Admission, Denial>> {
         let ring = self.ring.as_mut()?;
-        ring.roll(event.door, IpAddr::from(event.source), policy, clock::wall_ns())
+        ring.judge_sequence(event.door, IpAddr::from(event.source), policy, clock::wall_ns())
     }
 
     /// Judges a sealed knock. Returns `None` if no door takes any. If it counts, its time is used up
@@ -247,7 +247,7 @@ impl Keys {
         event: &SealedEvent,
         policy: &Policy,
     ) -> Option<Result<Admission, Denial>> {
-        Some(self.ring.as_mut()?.open(event, policy, clock::wall_ns()))
+        Some(self.ring.as_mut()?.judge_sealed(event, policy, clock::wall_ns()))
     }
 
     /// Returns how packets with the key of `event` are checked from now on, if that key is alive.

@@ -24,7 +24,7 @@ impl Keys {
         // The kernel may have let a knock pass that no agent has read yet. Learn it before its gate
         // is written, or the gate would forget it.
         for (id, gate) in &held {
-            ring.learn(*id, gate.newest_ns);
+            ring.raise_newest(*id, gate.newest_ns);
         }
         let gates = ring.gates(clock::wall_s());
         // First what must not pass any more.
@@ -41,7 +41,7 @@ impl Keys {
 
     /// Logs that keys cannot knock for long, because one was used at what is a future time now.
     fn log_if_ahead(&mut self) {
-        let ahead = self.ring.as_ref().and_then(|ring| ring.ahead(clock::wall_ns()));
+        let ahead = self.ring.as_ref().and_then(|ring| ring.blocked_until(clock::wall_ns()));
         if let Some(newest_ns) = ahead
             && self.logged_ahead != ahead
         {

@@ -142,7 +142,7 @@ fn rotate(
     );
     key.host = host_name(host, before.host.clone())?;
     // If this is unknown, assume that the device has the line that was handed out last.
-    let numbers = ReplayStore::look(&places.newest()).ok();
+    let numbers = ReplayStore::read_existing(&places.newest()).ok();
     let unused =
         numbers.is_some_and(|numbers| !has_knocked(&numbers, &before.current, &before.doors));
     let line = key.rotate(now, now.saturating_add(grace.as_secs()), unused)?;
@@ -196,7 +196,7 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     if folder.is_empty() {
         // Before the first key no replay state can have been lost. If this fails, the agent refuses
         // knocks for a clock window, and says so.
-        let _ = ReplayStore::found(&places.newest());
+        let _ = ReplayStore::create_if_absent(&places.newest());
     }
     folder.write(&key, false)?;
     if let Err(error) = hand_over(&line) {
