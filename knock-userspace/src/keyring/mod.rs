@@ -144,8 +144,8 @@ impl Keyring {
         self.keys.is_empty()
     }
 
-    /// Returns the gates that the kernel checks sealed knocks with at `now_s`, in seconds since 1970,
-    /// by the number of the key's id.
+    /// Returns the gates that the kernel checks sealed knocks with at `now_s`, in seconds since
+    /// 1970, by the number of the key's id.
     pub fn gates(&self, now_s: u64) -> HashMap<u64, Gate> {
         let alive = self.secrets.iter().filter(|(_, secret)| self.is_alive(secret, now_s));
         alive.map(|(id, secret)| (id.number(), self.gate(*id, secret))).collect()
@@ -371,8 +371,8 @@ fn slot_owner(id: KeyId, door: &str) -> u64 {
     u64::from_le_bytes(number).max(1)
 }
 
-/// Returns the identifier that events carry for the sequence of a key at a door in a slot. It is the
-/// same after a restart, when knocks from before may still wait in the ring buffer.
+/// Returns the identifier that events carry for the sequence of a key at a door in a slot. It is
+/// the same after a restart, when knocks from before may still wait in the ring buffer.
 fn sequence_id(id: KeyId, door: &KeyDoor, slot: u64) -> DoorId {
     DoorId::of(&format!("{id}/{slot}/{}", door.name))
 }

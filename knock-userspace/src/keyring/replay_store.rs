@@ -1,9 +1,9 @@
 //! Persistent replay state: for each key the time of the newest sealed knock, and the newest slot
 //! that has opened each of its doors. Without it, old knocks would count again.
 //!
-//! The store is one file of records that are overwritten in place. Bytes 0..8 are `xknock1\n`, bytes
-//! 8..16 the floor, which is the number of every owner without a record. Records of 16 bytes follow:
-//! the owner, or 0 if the record is free, and its number. All numbers are little-endian.
+//! The store is one file of records that are overwritten in place. Bytes 0..8 are `xknock1\n`,
+//! bytes 8..16 the floor, which is the number of every owner without a record. Records of 16 bytes
+//! follow: the owner, or 0 if the record is free, and its number. All numbers are little-endian.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -51,8 +51,8 @@ pub enum ReplayStoreError {
 }
 
 impl ReplayStore {
-    /// Reads the file at `path`. A file that is lost or damaged is replaced by an empty one with the
-    /// floor `lost`, and the problem is returned beside the store.
+    /// Reads the file at `path`. A file that is lost or damaged is replaced by an empty one with
+    /// the floor `lost`, and the problem is returned beside the store.
     pub fn open(path: &Path, lost: u64) -> (Self, Option<ReplayStoreError>) {
         let mut replay_store = Self::unread(path, lost);
         let problem = match replay_store.read() {
@@ -91,8 +91,8 @@ impl ReplayStore {
         }
     }
 
-    /// Creates an empty file with the floor 0, unless the file exists. This is for a host that has no
-    /// keys yet, where nothing can have been lost.
+    /// Creates an empty file with the floor 0, unless the file exists. This is for a host that has
+    /// no keys yet, where nothing can have been lost.
     ///
     /// # Errors
     ///
@@ -172,8 +172,8 @@ impl ReplayStore {
         self.floor
     }
 
-    /// Sets the number of `owner`. It is on disk once [`ReplayStore::sync`] has returned. In memory it
-    /// counts from now on, even if it cannot be written.
+    /// Sets the number of `owner`. It is on disk once [`ReplayStore::sync`] has returned. In memory
+    /// it counts from now on, even if it cannot be written.
     ///
     /// # Errors
     ///
