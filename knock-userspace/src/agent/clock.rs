@@ -1,11 +1,11 @@
-//! The clocks that the agent goes by.
+//! The clocks that the agent reads.
 
 use std::time::Duration;
 
 pub(super) use knock_firewall::since_boot;
 use nix::time::{ClockId, clock_gettime};
 
-/// Returns the time on the clock of events.
+/// Returns the time on the clock that events are stamped with.
 pub(super) fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
@@ -26,6 +26,6 @@ pub(super) fn wall_s() -> u64 {
 }
 
 fn read(clock: ClockId) -> Duration {
-    // clock_gettime(2) fails for clocks that a kernel lacks; every kernel with BPF has these.
+    // clock_gettime(2) fails for clocks that a kernel lacks. Every kernel with BPF has these.
     clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,4 +1,4 @@
-//! The files that a start makes on the disk, and removes if it fails.
+//! The files that a start makes on disk, and removes if it fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ impl CreatedFiles {
         }
     }
 
-    /// Removes the newest times, but only while there is no key whose knocks they could tell
-    /// apart, and the folder they lie in, if nothing else does.
+    /// Removes the file of newest times and its folder. The file stays if there is a key, because
+    /// its knocks may be noted there. The folder stays if other files lie in it.
     pub(super) fn remove(self) {
         if let Some(newest) = self.newest
             && Folder::new(&self.keys).is_empty()

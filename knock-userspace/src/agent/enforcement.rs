@@ -1,5 +1,5 @@
-//! What decides, beside the config, whether the guard drops. Pure: time comes from the caller,
-//! counted from boot.
+//! The enforcement state: a trial, or its confirmation, that overrides a config which observes.
+//! Pure: time comes from the caller, counted from boot.
 //!
 //! ```text
 //!               try                     confirm
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use knock_policy::Mode;
 
-/// Whether the config decides alone, or an owner's trial of `enforce` on top of it.
+/// The state that decides, together with the config's mode, whether the guard drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Enforcement {
     /// The config decides.
@@ -31,7 +31,7 @@ pub(super) enum Enforcement {
     Confirmed,
 }
 
-/// Why a trial cannot begin or be confirmed.
+/// The reason why a trial cannot begin or be confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denied {
     #[error("it is enforcing already; `xknockd try` is for an agent that observes")]

@@ -1,4 +1,4 @@
-//! Why the agent cannot start or go on.
+//! The errors that end the agent.
 
 use knock_detector::DetectorError;
 use knock_firewall::FirewallError;
@@ -9,46 +9,46 @@ use crate::interfaces::InterfaceError;
 /// An error that ends the agent.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Not enough privilege.
+    /// The process lacks capabilities.
     #[error(
         "missing {0}: start it as root, or give it these capabilities (setcap, systemd AmbientCapabilities)"
     )]
     Privilege(String),
-    /// No interface to watch.
+    /// Neither the command line nor the config names an interface.
     #[error("no interface to watch: give `--interface NAME`, or `interfaces` in the config")]
     NoInterface,
     /// Another agent is running.
     #[error(transparent)]
     Lock(#[from] crate::lock::LockError),
-    /// The control socket.
+    /// The control socket cannot be made.
     #[error(transparent)]
     Control(#[from] crate::control_socket::ServeError),
-    /// The agent could not give up what it does not need.
+    /// The agent cannot enter its sandbox.
     #[error("cannot give up privileges: {0}")]
     Confine(String),
-    /// An interface is not as it should be.
+    /// The interfaces cannot be listed or followed.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
     /// The doors cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// The detector.
+    /// The detector failed.
     #[error(transparent)]
     Detector(Box<DetectorError>),
-    /// The firewall.
+    /// The firewall failed.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
-    /// procfs.
+    /// procfs cannot be read.
     #[error("cannot read which ports this host uses: {0}")]
     Sockets(#[from] procfs::ProcError),
-    /// The event loop.
+    /// An event source broke.
     #[error("cannot wait for events: {0}")]
     Io(#[from] std::io::Error),
 }
 
 impl From<DetectorError> for AgentError {
     fn from(error: DetectorError) -> Self {
-        // It may hold what the verifier said.
+        // The error may hold the verifier's log.
         Self::Detector(Box::new(error))
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Sources {
     pub(super) signals: mpsc::Receiver<Signal>,
 }
 
-/// An event that the loop must handle after `select!` releases its borrows.
+/// An event that the loop handles after `select!` has released its borrows.
 enum Event {
     Signal(Option<Signal>),
     Report(Report),
@@ -137,8 +137,8 @@ impl Agent {
         }
     }
 
-    /// Takes completed sequences that wait. What each earns is on record before it leaves the ring
-    /// buffer.
+    /// Takes completed sequences that wait. The grants of each are on record before it leaves the
+    /// ring buffer.
     async fn take_events(&mut self) {
         let Self { watcher, keys, policy, ledger, .. } = self;
         let mut close = Vec::new();
@@ -157,7 +157,7 @@ impl Agent {
         table.restore(culprit, *enforcement, policy, ledger).await;
     }
 
-    /// Removes the rule of a trial whose time is over. The kernel has ended the trial by itself.
+    /// Removes the rule of a trial whose time is over. The kernel has ended the trial already.
     async fn end_trial(&mut self) {
         self.enforcement = self.enforcement.after_trial();
         let Self { table, enforcement, policy, ledger, .. } = self;
@@ -170,12 +170,12 @@ impl Agent {
     async fn follow_interfaces(&mut self) {
         match self.sources.interfaces.list().await {
             Ok(present) => self.watcher.follow(&self.policy, &present),
-            Err(error) => error!(%error, "interfaces could not be looked at"),
+            Err(error) => error!(%error, "interfaces could not be listed"),
         }
     }
 
-    /// Logs knocks that found the ring buffer full. Only during a flood of completed knocks: a
-    /// quiet agent asks the kernel nothing.
+    /// Logs knocks that found the ring buffer full. The counters are read only during a flood of
+    /// completed knocks, so a quiet agent makes no system call for them.
     fn look_for_lost_knocks(&mut self) {
         const MANY: usize = 1024;
         if self.ledger.pending() < MANY {
@@ -188,7 +188,7 @@ impl Agent {
     }
 }
 
-/// Sleeps for this time, without end if there is none.
+/// Sleeps for `time`, or without end if it is `None`.
 async fn sleep(time: Option<Duration>) {
     match time {
         Some(time) => tokio::time::sleep(time).await,

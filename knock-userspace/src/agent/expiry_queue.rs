@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use knock_policy::Grant;
 use tokio_util::time::{DelayQueue, delay_queue};
 
-/// At most one timer for each grant.
+/// A queue with at most one timer for each grant.
 #[derive(Default)]
 pub(super) struct ExpiryQueue {
     queue: DelayQueue<Grant>,
@@ -15,7 +15,7 @@ pub(super) struct ExpiryQueue {
 }
 
 impl ExpiryQueue {
-    /// Lets a grant's timer go off in this time, whatever it was set to.
+    /// Sets a grant's timer to go off after `left`, in place of the time that it was set to before.
     pub(super) fn set(&mut self, grant: Grant, left: Duration) {
         match self.timers.get(&grant) {
             Some(timer) => self.queue.reset(timer, left),
@@ -30,7 +30,8 @@ impl ExpiryQueue {
         }
     }
 
-    /// Waits for the next timer that goes off. Cancel safe: a timer that is not returned stays.
+    /// Waits for the next timer that goes off, and returns its grant. Cancel safe: a timer that is
+    /// not returned stays.
     pub(super) async fn next(&mut self) -> Grant {
         match self.queue.next().await {
             Some(expired) => {

@@ -1,5 +1,5 @@
-//! Which grants are running, and until when. Pure: time comes from the caller, counted from
-//! boot and going on while the host sleeps.
+//! The set of running grants and their ends. Pure: time comes from the caller. It is counted from
+//! boot and goes on while the host sleeps.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use knock_common::sequence::DoorId;
 use knock_policy::{Door, Grant, Policy};
 
-/// What the agent believes the kernel holds, or will hold once the transactions under way
-/// are through.
+/// The grants that the kernel's table holds, or will hold once the transaction under way is done.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
     running: HashMap<Grant, Running>,
-    /// How many each source holds, and how many each door has given.
+    /// How many grants each source holds.
     of_source: HashMap<IpAddr, u32>,
+    /// How many running grants each door has given.
     of_door: HashMap<DoorId, u32>,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Earned {
     pub grant: Grant,
     pub door: DoorId,
     pub until: Duration,
-    /// What was running before.
+    /// The same grant as it was running before, if it was.
     pub before: Option<Running>,
 }
 
@@ -42,7 +42,7 @@ impl Earned {
     }
 }
 
-/// Why a completed knock earns nothing.
+/// The limit that keeps a completed knock from earning anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
     #[error("the source holds {0} grants, and `max_grants` allows no more")]
@@ -52,9 +52,13 @@ pub(super) enum Refused {
 }
 
 impl Grants {
-    /// Takes down what `source` earns by a knock on `door` at `now`, for as long as `lasts`:
-    /// one grant for each service of the door, or none at all. A grant that runs longer
-    /// than that keeps its end; to extend one is never refused.
+    /// Notes and returns the grants that `source` earns by a knock on `door` at `now`, for as long
+    /// as `lasts`: one for each service of the door, or none at all. A grant that runs longer than
+    /// that keeps its end. To extend a grant is never refused.
+    ///
+    /// # Errors
+    ///
+    /// If the source or the door has as many grants as the policy allows.
     pub(super) fn earn(
         &mut self,
         policy: &Policy,
@@ -91,7 +95,7 @@ impl Grants {
         source: IpAddr,
         earned: &[Earned],
     ) -> Result<(), Refused> {
-        let new = earned.iter().filter(|one| !one.extended()).count();
+        let new = earned.iter().filter(|earned| !earned.extended()).count();
         let new = u32::try_from(new).unwrap_or(u32::MAX);
         if new == 0 {
             return Ok(());
@@ -107,40 +111,42 @@ impl Grants {
         Ok(())
     }
 
-    /// Takes back what the kernel refused; in the reverse order of [`Grants::earn`].
+    /// Takes back a grant that the kernel refused. Several are taken back in the reverse order of
+    /// [`Grants::earn`].
     pub(super) fn undo(&mut self, earned: Earned) {
         self.set(earned.grant, earned.before);
     }
 
-    /// Takes down a grant that was running before this agent was.
+    /// Notes a grant that was running before this agent was.
     pub(super) fn adopt(&mut self, grant: Grant, running: Running) {
         self.set(grant, Some(running));
     }
 
-    /// Ends a grant; what was running.
+    /// Removes a grant and returns it, or `None` if it was not running.
     pub(super) fn end(&mut self, grant: Grant) -> Option<Running> {
         let running = self.running.get(&grant).copied()?;
         self.set(grant, None);
         Some(running)
     }
 
-    /// Ends a grant whose time may be over; what was running if it was.
+    /// Removes a grant and returns it, if its time is over at `now`.
     pub(super) fn expire(&mut self, grant: Grant, now: Duration) -> Option<Running> {
         self.running.get(&grant).filter(|running| running.until <= now)?;
         self.end(grant)
     }
 
-    /// Every grant that has been earned and has not been ended.
+    /// Iterates over every grant that has been earned and has not ended.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Grant, Running)> {
         self.running.iter().map(|(grant, running)| (*grant, *running))
     }
 
-    /// Until when a grant runs.
+    /// Returns when a grant ends, or `None` if it is not running.
     pub(super) fn until(&self, grant: &Grant) -> Option<Duration> {
         self.running.get(grant).map(|running| running.until)
     }
 
-    /// Grants that `policy` gives no longer: their door is gone, or opens other services.
+    /// Returns the grants that `policy` no longer gives: their door is gone, or opens other
+    /// services.
     pub(super) fn no_longer_allowed(&self, policy: &Policy) -> Vec<Grant> {
         let doors: HashMap<_, _> = policy.doors.iter().map(|door| (door.id(), door)).collect();
         let allowed = |grant: &Grant, running: &Running| {
@@ -166,12 +172,11 @@ impl Grants {
         }
     }
 
-    /// How many a door has given that are still running.
+    /// Returns how many running grants a door has given.
     pub(super) fn given_by(&self, door: DoorId) -> usize {
         self.of_door.get(&door).map_or(0, |given| *given as usize)
     }
 
-    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.running.len()
     }
@@ -227,7 +232,7 @@ mod tests {
         let earned = knock(&mut grants, &policy(&[30]), 0, now);
         assert_eq!(earned.len(), 2);
         let until = now + Duration::from_secs(30);
-        assert!(earned.iter().all(|one| !one.extended() && one.until == until));
+        assert!(earned.iter().all(|earned| !earned.extended() && earned.until == until));
     }
 
     #[test]
@@ -267,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_enough_gets_no_more_but_keeps_what_there_is() {
+    fn a_source_with_enough_grants_gets_no_more_but_keeps_those() {
         let (mut grants, now) = (Grants::default(), NOW);
         let policy = Policy { max_grants: 3, ..policy(&[30, 30]) };
         let mut policy = policy;
@@ -287,8 +292,8 @@ mod tests {
         let earned = knock(&mut grants, &policy, 0, now);
         let other: IpAddr = [192, 0, 2, 8].into();
         assert_eq!(try_knock(&mut grants, &policy, other, 0, now), Err(Refused::Door(2)));
-        for one in earned {
-            grants.expire(one.grant, one.until);
+        for Earned { grant, until, .. } in earned {
+            grants.expire(grant, until);
         }
         assert!(try_knock(&mut grants, &policy, other, 0, now).is_ok());
     }
@@ -298,7 +303,7 @@ mod tests {
         let (mut grants, now, policy) = (Grants::default(), NOW, policy(&[30]));
         let mut earned = knock(&mut grants, &policy, 0, now);
         earned.extend(knock(&mut grants, &policy, 0, now + Duration::from_secs(1)));
-        earned.into_iter().rev().for_each(|one| grants.undo(one));
+        earned.into_iter().rev().for_each(|earned| grants.undo(earned));
         assert_eq!(grants.len(), 0);
         assert!(grants.of_source.is_empty() && grants.of_door.is_empty());
     }

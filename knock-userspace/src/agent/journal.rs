@@ -1,5 +1,5 @@
-//! What the agent says of each grant. Bounded: a flood of knocks must not become a flood of
-//! log lines.
+//! The log lines about knocks and grants. Their rate is limited, because a flood of knocks must not
+//! become a flood of log lines.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -20,33 +20,33 @@ struct Lines {
 }
 
 impl Lines {
-    /// Up to `burst` at once, and `per_second` in the long run.
+    /// Allows up to `burst` lines at once, and `per_second` in the long run.
     fn new(per_second: u32, burst: u32) -> Self {
         let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst));
         Self { limiter: RateLimiter::direct(quota), left_out: 0 }
     }
 
-    /// Whether one more may be written; if not, it is counted.
-    fn may_write(&mut self, what: &str) -> bool {
+    /// Whether one more line may be written. A line that may not is counted.
+    fn may_write(&mut self, kind: &str) -> bool {
         if self.limiter.check().is_err() {
             self.left_out += 1;
             return false;
         }
-        self.confess(what);
+        self.report_left_out(kind);
         true
     }
 
-    /// Says how many lines are missing, if any are.
-    fn confess(&mut self, what: &str) {
+    /// Logs how many lines were left out, if any were.
+    fn report_left_out(&mut self, kind: &str) {
         let left_out = std::mem::take(&mut self.left_out);
         if left_out > 0 {
-            warn!(left_out, what, "too many log lines");
+            warn!(left_out, what = kind, "too many log lines");
         }
     }
 }
 
-/// Every line about grants goes through here.
+/// Writes every log line about a knock or a grant.
 pub(super) struct Journal {
     opened: Lines,
     closed: Lines,
@@ -103,7 +103,7 @@ impl Journal {
         }
     }
 
-    /// A knock that nobody read in time.
+    /// Logs and counts a knock that had waited too long when the agent read it.
     pub(super) fn late(&mut self, door: &Door, source: IpAddr, waited: Duration) {
         self.late_total += 1;
         if self.late.may_write("late") {
@@ -114,7 +114,7 @@ impl Journal {
         }
     }
 
-    /// A knock with a key that may do what it asks for.
+    /// Logs a keyed knock that may do what it asks for.
     pub(super) fn admitted(
         &mut self,
         key: &str,
@@ -132,15 +132,16 @@ impl Journal {
         }
     }
 
-    /// A knock with a key that may not. Without the key's name, anybody can have made it.
+    /// Logs a keyed knock that may not do what it asks for. Without a key's name, any host can have
+    /// sent it.
     pub(super) fn denied(&mut self, key: Option<&str>, from: IpAddr, why: &DenialReason) {
         if self.denied.may_write("denied") {
             warn!(key, %from, reason = %why, "denied");
         }
     }
 
-    /// A knock on a door that was removed while it was under way.
-    pub(super) fn doorless(&mut self, source: IpAddr) {
+    /// Logs a knock on a door that was removed while the knock was under way.
+    pub(super) fn door_removed(&mut self, source: IpAddr) {
         if self.late.may_write("late") {
             warn!(%source, "knocked on a door that is no more");
         }
@@ -152,8 +153,8 @@ impl Journal {
         }
     }
 
-    /// Notes how many completed knocks have found the ring buffer full so far. Their
-    /// tracks are kept, so the last step alone completes them again.
+    /// Logs how many completed knocks have found the ring buffer full, if they have become more.
+    /// Their tracks are kept, so the last step alone completes them again.
     pub(super) fn event_lost(&mut self, so_far: u64) {
         let new = so_far.saturating_sub(self.event_lost);
         if new > 0 {
@@ -170,14 +171,14 @@ impl Journal {
         self.late_total
     }
 
-    /// Says what is still missing, when the agent stops.
+    /// Logs how many lines were left out since the last one of each kind, when the agent stops.
     pub(super) fn finish(&mut self) {
-        self.opened.confess("opened");
-        self.closed.confess("closed");
-        self.refused.confess("refused");
-        self.late.confess("late");
-        self.admitted.confess("knocked with a key");
-        self.denied.confess("denied");
+        self.opened.report_left_out("opened");
+        self.closed.report_left_out("closed");
+        self.refused.report_left_out("refused");
+        self.late.report_left_out("late");
+        self.admitted.report_left_out("knocked with a key");
+        self.denied.report_left_out("denied");
     }
 }
 

@@ -26,9 +26,10 @@ use super::expiry_queue::ExpiryQueue;
 use super::grants::{Earned, Grants, Refused, Running};
 use super::journal::Journal;
 
-/// Most grants that one transaction gets: it holds up everything that comes after it.
+/// The most grants that one transaction gets. A transaction holds up everything that comes after
+/// it.
 pub(super) const BATCH: usize = 16_384;
-/// Most grants that wait for a transaction. More knocks stay in the ring buffer.
+/// The most grants that wait for a transaction. More knocks stay in the ring buffer.
 const MOST_PENDING: usize = 1 << 18;
 /// By how much an element may outlive the time that it was given: the longest jiffy, in which the
 /// kernel counts, and the shortest time that is given at all.
@@ -38,7 +39,7 @@ const SLACK: Duration = Duration::from_millis(30);
 pub(super) struct GrantLedger {
     grants: Grants,
     record: GrantRecord,
-    /// On record, and not in the table yet.
+    /// Grants on record that are not in the table yet.
     pending: Vec<Earned>,
     expiry_queue: ExpiryQueue,
     journal: Journal,
@@ -63,7 +64,7 @@ impl GrantLedger {
         let source = IpAddr::from(event.source);
         let waited = clock::waited(event.time_ns);
         let Some(door) = policy.door_by_id(event.door) else {
-            return self.journal.doorless(source);
+            return self.journal.door_removed(source);
         };
         if waited > policy.late_grants {
             return self.journal.late(door, source, waited);
@@ -88,8 +89,8 @@ impl GrantLedger {
         let now = clock::since_boot();
         self.end_overdue(policy, door, source, now);
         let earned = self.grants.earn(policy, door, source, lasts, now)?;
-        for one in &earned {
-            self.write(&one.grant, Running { door: one.door, until: one.until });
+        for &Earned { grant, door, until, .. } in &earned {
+            self.write(&grant, Running { door, until });
         }
         self.pending.extend(earned.iter().copied());
         Ok(earned)
@@ -164,33 +165,35 @@ impl GrantLedger {
     /// from then on.
     pub(super) fn granted(&mut self, policy: &ActivePolicy, earned: Vec<Earned>, begun: Duration) {
         let now = clock::since_boot();
-        for one in earned {
-            // It may have been revoked on its way.
-            if self.grants.until(&one.grant).is_none() {
+        for granted in earned {
+            // A grant may have been revoked while the transaction ran.
+            if self.grants.until(&granted.grant).is_none() {
                 continue;
             }
-            // The log says that the port is closed when it is.
-            self.expiry_queue.set(one.grant, one.until.saturating_sub(begun) + SLACK);
-            let left = one.until.saturating_sub(now);
-            self.journal.opened(policy.door_name(one.door), &one, left);
+            // With slack, so that the log does not say `closed` before the port is.
+            self.expiry_queue.set(granted.grant, granted.until.saturating_sub(begun) + SLACK);
+            let left = granted.until.saturating_sub(now);
+            self.journal.opened(policy.door_name(granted.door), &granted, left);
         }
     }
 
     /// Undoes grants that the table refused, on record too.
     pub(super) fn undo(&mut self, policy: &ActivePolicy, earned: Vec<Earned>, why: &FirewallError) {
         self.journal.failed(earned.len(), why);
-        for one in earned.into_iter().rev() {
-            self.grants.undo(one);
-            match one.before {
-                Some(running) => self.write(&one.grant, running),
-                None => self.erase(&one.grant),
+        // In reverse order, because the same grant may have been earned twice.
+        for refused in earned.into_iter().rev() {
+            self.grants.undo(refused);
+            match refused.before {
+                Some(running) => self.write(&refused.grant, running),
+                None => self.erase(&refused.grant),
             }
-            // Its timer may have gone off while it seemed to be extended.
-            self.close_overdue(policy, one.grant);
+            // Its timer may have gone off while it counted as extended.
+            self.close_overdue(policy, refused.grant);
         }
     }
 
-    /// Waits until the time of a grant is over. Cancel safe: a grant that is not returned stays.
+    /// Waits until the time of a grant is over, and returns that grant. Cancel safe: a grant that
+    /// is not returned stays.
     pub(super) async fn next_expired(&mut self) -> Grant {
         self.expiry_queue.next().await
     }
@@ -209,8 +212,8 @@ impl GrantLedger {
         }
     }
 
-    /// Ends a grant before its time, and returns it as it was running. The table must lose it
-    /// after this, not before.
+    /// Ends a grant before its time and returns it as it was running, or `None` if it was not. The
+    /// table must lose it after this, not before.
     pub(super) fn end(&mut self, grant: Grant) -> Option<Running> {
         self.expiry_queue.remove(&grant);
         let ended = self.grants.end(grant)?;
@@ -230,7 +233,8 @@ impl GrantLedger {
         }
     }
 
-    /// Sets the timers of these grants, for elements whose time began at `begun`, counted from boot.
+    /// Sets the timers of these grants, for elements whose time began at `begun`, counted from
+    /// boot.
     pub(super) fn set_timers(&mut self, grants: &[Grant], begun: Duration) {
         for grant in grants {
             if let Some(until) = self.grants.until(grant) {
@@ -242,8 +246,8 @@ impl GrantLedger {
     /// Returns the running grants that the table does not hold for the time that they run, with
     /// their ends. An agent that was killed may have written more on record than it could do.
     pub(super) fn missing(&self, in_table: &[TimedGrant]) -> Vec<TimedGrant> {
-        /// Between two clocks, of which the second is read when the kernel has answered: the table
-        /// seems to give more.
+        /// How far the two ends of one grant may lie apart. The agent reads its clock after the
+        /// kernel has answered, so the table seems to end later rather than earlier.
         const LESS: Duration = Duration::from_millis(100);
         const MORE: Duration = Duration::from_secs(2);
         let now = clock::since_boot();
@@ -258,7 +262,7 @@ impl GrantLedger {
         lost.map(|(grant, running)| TimedGrant { grant, until: running.until }).collect()
     }
 
-    /// Returns the grants of the table that nobody has earned.
+    /// Returns the grants of the table that no knock has earned.
     pub(super) fn unearned(&self, in_table: &[TimedGrant]) -> Vec<Grant> {
         let grants = in_table.iter().map(|timed| timed.grant);
         grants.filter(|grant| self.grants.until(grant).is_none()).collect()
@@ -275,7 +279,7 @@ impl GrantLedger {
         self.grants.no_longer_allowed(policy)
     }
 
-    /// Every grant that has been earned and has not been ended.
+    /// Iterates over every grant that has been earned and has not ended.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Grant, Running)> {
         self.grants.iter()
     }
@@ -294,7 +298,7 @@ impl GrantLedger {
         self.grants.len()
     }
 
-    /// Where log lines about knocks go.
+    /// Returns the journal, for log lines about knocks.
     pub(super) const fn journal(&mut self) -> &mut Journal {
         &mut self.journal
     }

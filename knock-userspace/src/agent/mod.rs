@@ -58,9 +58,9 @@ use crate::control_socket;
 use crate::lock::Lock;
 use crate::places::Places;
 
-/// What the command line adds to a policy.
+/// The settings that come from the command line instead of the config.
 pub struct Options {
-    /// Where the agent keeps what it leaves on the host.
+    /// The agent's folders.
     pub places: Places,
     /// Log what the kernel program sees.
     pub trace_kernel: bool,
@@ -70,11 +70,12 @@ pub struct Options {
     pub observe: bool,
     /// Reads the config again. An error is the text to show.
     pub reread: Box<dyn FnMut() -> Result<Policy, String>>,
-    /// Files and folders that reading it again takes.
+    /// The path of the config, and the path that it links to. The sandbox leaves their folders
+    /// readable.
     pub config: Vec<PathBuf>,
 }
 
-/// Requests that wait for the event loop.
+/// The most control requests that wait for the event loop.
 const REQUESTS: usize = 16;
 
 /// A signal to the agent.
@@ -91,9 +92,9 @@ pub enum Signal {
 ///
 /// # Errors
 ///
-/// If start-up fails, or the event loop breaks. Where no agent ran before, a failed start-up leaves
-/// nothing behind but the folder of keys. Elsewhere it leaves everything as it was if it fails
-/// before the table is in place, and the new table and program if it fails after.
+/// If start-up fails, or an event source breaks. Where no agent ran before, a failed start-up
+/// leaves nothing behind but the folder of keys. Elsewhere it leaves everything as it was if it
+/// fails before the table is in place, and the new table and program if it fails after.
 pub async fn run(
     policy: Policy,
     options: Options,
@@ -101,6 +102,7 @@ pub async fn run(
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), AgentError> {
     let lock = Lock::take(&options.places)?;
+    // Before anything is made: a failed start removes only what was absent here.
     let created = CreatedFiles::before_start(&policy.keys, &options.places);
     let (running, control, inbox) = match start(policy, &options).await {
         Ok(started) => started,
@@ -118,11 +120,12 @@ pub async fn run(
         grants = agent.ledger.len(),
         "ready"
     );
+    // After the table, because a grant must not be closed in the log while its port is open.
     agent.ledger.set_all_timers(clock::since_boot());
     agent.systemd.ready();
     on_ready();
     let result = agent.serve().await;
-    // Answers first: the caller of `off` must hear of it before the socket goes.
+    // Answers first: the caller of `off` must get one before the socket is removed.
     control.end().await;
     agent.shut_down(lock).await;
     result

@@ -12,13 +12,14 @@ use super::watcher::{self, Change};
 use super::{Agent, AgentError};
 use crate::interfaces::Interface;
 
-/// A policy that can take the place of the one that holds. The guard does not know it yet.
+/// A policy that can replace the one in force, with everything prepared that it needs. The guard
+/// does not follow it yet.
 struct Prepared {
     policy: ActivePolicy,
     enforcement: Enforcement,
     present: Vec<Interface>,
     key_folder: FolderWatch,
-    /// Other keys, if the policy asks for others.
+    /// The keys, if the policy has another folder or window for them.
     keys: Option<Keys>,
     change: Change,
 }
@@ -31,7 +32,7 @@ impl Agent {
         }
     }
 
-    /// Reads the config and acts on it from now on. If it is wrong, nothing changes.
+    /// Reads the config and replaces the policy. If the config is wrong, nothing changes.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// If they could not.
+    /// If the caller could not.
     pub(super) fn refuse_lockout(&self, policy: &Policy, caller: &Caller) -> Result<(), Problem> {
         if caller.force {
             return Ok(());
@@ -75,7 +76,7 @@ impl Agent {
             .map_err(|error| Problem::new(Fault::LockOut, error))
     }
 
-    /// Returns how many grants were ended, because no door gives them any more.
+    /// Replaces the policy. Returns how many grants were ended because no door gives them any more.
     async fn change_policy(
         &mut self,
         policy: Policy,
@@ -83,8 +84,8 @@ impl Agent {
     ) -> Result<usize, AgentError> {
         let prepared = self.prepare(ActivePolicy::new(policy), enforcement).await?;
         match self.install(&prepared).await {
-            // The point of no return: the table is the new policy's. What fails from here on is
-            // logged, because to go back would open and close ports at random.
+            // The point of no return: the table is the new policy's. Later failures are logged,
+            // because going back would open and close ports a second time.
             Ok(()) => Ok(self.commit(prepared).await),
             Err(error) => {
                 self.watcher.abandon(prepared.change)?;
@@ -94,7 +95,7 @@ impl Agent {
         }
     }
 
-    /// Does everything that can fail and be taken back.
+    /// Makes all the changes that can fail and can be taken back.
     async fn prepare(
         &mut self,
         policy: ActivePolicy,
@@ -109,12 +110,13 @@ impl Agent {
         let key_folder = FolderWatch::open(&policy);
         let mut keys = (!self.keys.fit(&policy)).then(|| Keys::open(&policy, &self.options.places));
         if keys.is_none() {
-            // The owner may have changed them and not been heard.
+            // A change of the files may have gone unnoticed.
             self.keys.read();
         }
         let new_keys = keys.as_mut().unwrap_or(&mut self.keys);
         let compiled = self.watcher.compile(&policy, new_keys, self.state.get())?;
-        // The next agent must not give away identifiers that the kernel is about to learn.
+        // Before the kernel gets the new nodes: the next agent must not use their identifiers
+        // again.
         self.state.update(|state| state.next_node = compiled.trie.next().0)?;
         let settings = watcher::settings(&policy, self.state.get(), self.options.trace_kernel);
         match self.watcher.prepare(compiled, settings) {
@@ -129,7 +131,7 @@ impl Agent {
     /// Makes the guard follow the new policy, in one transaction.
     async fn install(&mut self, prepared: &Prepared) -> Result<(), AgentError> {
         let Self { table, policy, ledger, .. } = self;
-        // The log shows grants of the old policy by its names.
+        // While the old policy is in force, so that the log names its doors.
         table.flush(policy, ledger).await;
         let conntrack = table.conntrack_in_use(policy, ledger).await?;
         let ruleset = Ruleset::of(&prepared.policy, conntrack);
@@ -141,24 +143,26 @@ impl Agent {
         let Prepared { policy, enforcement, present, key_folder, keys, change } = prepared;
         self.policy = policy;
         self.enforcement = enforcement;
+        // After the table: a reload that is refused must not lose the confirmation.
         let confirmed = u32::from(enforcement.is_confirmed());
         if let Err(error) = self.state.update(|state| state.confirmed = confirmed) {
-            error!(%error, "the next agent may take the trial for confirmed");
+            error!(%error, "the record could not follow whether a trial is confirmed");
         }
         self.sources.key_folder = key_folder;
         match keys {
             Some(keys) => self.keys = keys,
             None => self.keys.look_for_misfits(&self.policy),
         }
-        // Sequences and keys together: a key must not open a door by the config before.
+        // Sequences and gates together: a key must not open a door that only the old config has.
         let applied = self.watcher.apply(change, &mut self.keys);
         let synced = self.watcher.sync_keys(&mut self.keys).map_err(AgentError::from);
         if let Err(error) = applied.and(synced) {
-            error!(%error, "the new policy holds, but the detector could not follow in all");
+            error!(%error, "the new policy is in force, but the detector follows only a part");
         }
         self.watcher.follow(&self.policy, &present);
         watcher::log_awaited(&self.policy, &present);
-        // Last: a door that moved to another name gives its grants again before they are ended.
+        // Last, when the detector has the new doors: a source that loses a grant here can earn it
+        // again at once.
         let lost = self.ledger.no_longer_allowed(&self.policy);
         if let Err(error) = self.revoke(&lost).await {
             error!(%error, "grants of doors that are gone could not be ended in the table");

@@ -29,7 +29,7 @@ impl Agent {
                 Ok(done("everything is being removed: program, pins, table"))
             }
         };
-        // Whoever asked may have gone meanwhile.
+        // The client may have closed its connection meanwhile.
         let _ = call.answer.send(reply);
     }
 
@@ -109,7 +109,7 @@ impl Agent {
         let opened: Vec<_> = self
             .ledger
             .iter()
-            .filter(|(grant, _)| earned.iter().any(|one| one.grant == *grant))
+            .filter(|(grant, _)| earned.iter().any(|earned| earned.grant == *grant))
             .collect();
         if opened.len() < earned.len() {
             return Err(Problem::new(Fault::Agent, "the kernel refused the grant; see the log"));
@@ -167,7 +167,7 @@ impl Agent {
         tracing::warn!("the trial was confirmed: enforcing");
         Ok(done(
             "enforcing from now on; set `mode = \"enforce\"` in the config, so that it stays so \
-             after the host was started anew",
+             after a reboot",
         ))
     }
 }

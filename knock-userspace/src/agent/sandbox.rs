@@ -14,18 +14,18 @@ use super::{AgentError, Options};
 use crate::places::Places;
 use crate::syscalls;
 
-/// Gives up all capabilities but those that loading programs and changing tables takes, the
-/// file system but for its own folders, the config and what the kernel shows, and most system
-/// calls. Threads that are started later inherit the sandbox.
+/// Enters the sandbox. The agent keeps the capabilities to load programs and to change tables, its
+/// own folders, read access to the config, `/proc` and `/sys`, and the system calls that it makes.
+/// Threads that are started later inherit the sandbox.
 ///
 /// # Errors
 ///
-/// If the kernel refuses. That a kernel has no Landlock is no error.
+/// If the kernel refuses. A kernel without Landlock is accepted, and leaves the files accessible.
 pub(super) fn enter(options: &Options, policy: &Policy) -> Result<(), AgentError> {
-    // Not sooner: what it may not dump, an agent with a user of its own may not look at in
-    // `/proc/self` either, and its start needs that.
+    // Not sooner: without core dumps, an agent with a user of its own cannot read `/proc/self`,
+    // which its start needs.
     knock_keys::no_core_dumps();
-    // Also a precondition of the other two for processes that are not root.
+    // Before the rest: processes that are not root need it for Landlock and seccomp.
     nix::sys::prctl::set_no_new_privs().map_err(failed)?;
     let config = options.config.iter().filter_map(|path| path.parent());
     let read = config.chain([policy.keys.as_path()]);
@@ -43,7 +43,7 @@ fn restrict_files<'a>(
     config: impl Iterator<Item = &'a Path>,
     own: &[&Path],
 ) -> Result<(), landlock::RulesetError> {
-    // The first version that knows truncation (Linux 6.2). Older kernels do what they can.
+    // The first version that restricts truncation (Linux 6.2). Older kernels restrict the rest.
     const VERSION: ABI = ABI::V3;
     let kernel = ["/proc", "/sys"].into_iter().map(Path::new);
     let read = config.chain(kernel).filter_map(|path| {
@@ -53,7 +53,7 @@ fn restrict_files<'a>(
     let write = own.iter().filter_map(|path| {
         Some(PathBeneath::new(PathFd::new(path).ok()?, AccessFs::from_all(VERSION)))
     });
-    // To remove an own folder takes a right to the one above it.
+    // Removing an own folder takes a right to its parent.
     let above = own.iter().filter_map(|path| {
         Some(PathBeneath::new(PathFd::new(path.parent()?).ok()?, AccessFs::RemoveDir))
     });
@@ -68,8 +68,8 @@ fn restrict_files<'a>(
 fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
     let keep: CapsHashSet = needed_capabilities(&held).into_iter().collect();
-    // To shrink the bounding set takes a capability that may not be there; then nothing can be
-    // regained from it either, for want of new privileges.
+    // Shrinking the bounding set takes CAP_SETPCAP. A process without it cannot regain anything
+    // from the bounding set either, because it gets no new privileges.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::all() {
             if !keep.contains(&capability) && caps::has_cap(None, CapSet::Bounding, capability)? {

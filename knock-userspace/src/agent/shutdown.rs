@@ -1,4 +1,4 @@
-//! The agent's end.
+//! The agent's shutdown.
 
 use knock_common::counters::Counter;
 use knock_common::detect::Outcome;
@@ -8,8 +8,8 @@ use super::Agent;
 use crate::lock::Lock;
 
 impl Agent {
-    /// Logs the totals and ends. What is pinned and the table stay for the next agent, unless the
-    /// owner wants everything removed.
+    /// Logs the totals and shuts down. Pins and table stay for the next agent, unless the owner
+    /// wants everything removed.
     pub(super) async fn shut_down(mut self, lock: Lock) {
         self.systemd.stopping();
         // Grants that wait are on record. One more transaction gets most of them into the table.
@@ -44,7 +44,7 @@ impl Agent {
 
     fn remove_everything(self, lock: Lock) {
         let Self { watcher, table, ledger, state, options, .. } = self;
-        // The table first: ports must not stay closed that no agent could open.
+        // The table first, because without an agent its ports could not be opened.
         table.remove();
         drop((ledger, state));
         watcher.remove();

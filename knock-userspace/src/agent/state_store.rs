@@ -5,14 +5,14 @@ use knock_detector::{DetectorError, State, StateRecord};
 use super::AgentError;
 use crate::sockets;
 
-/// The state as it is on record. Nothing else writes the record, so the copy here is true.
+/// The state on record, and a copy of it. Nothing else writes the record, so the copy is accurate.
 pub(super) struct StateStore {
     record: StateRecord,
     state: State,
 }
 
 impl StateStore {
-    /// Reads the state that the agent before left.
+    /// Reads the state that the last agent left.
     ///
     /// # Errors
     ///
@@ -27,8 +27,8 @@ impl StateStore {
         self.state.is_new()
     }
 
-    /// Draws the secrets of a host on which no agent ran before. They go on record with the first
-    /// [`StateStore::update`].
+    /// Draws the secrets for a host on which no agent ran before. The first [`StateStore::update`]
+    /// puts them on record.
     ///
     /// # Errors
     ///
@@ -44,12 +44,11 @@ impl StateStore {
         Ok(())
     }
 
-    /// Returns the state.
     pub(super) const fn get(&self) -> &State {
         &self.state
     }
 
-    /// Changes the state on record, and here once the record has taken it.
+    /// Changes the state on record, and then the copy.
     ///
     /// # Errors
     ///

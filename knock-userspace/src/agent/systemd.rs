@@ -1,4 +1,5 @@
-//! Notifications to systemd, if it started the agent (sd_notify(3)). Elsewhere nothing happens.
+//! Notifications to systemd, if it started the agent (sd_notify(3)). Otherwise this module does
+//! nothing.
 
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -25,7 +26,7 @@ impl Systemd {
     }
 
     pub(super) fn reloading(&self) {
-        // `Type=notify-reload` wants to know when it began.
+        // `Type=notify-reload` needs the time at which the reload began.
         let now = NotifyState::monotonic_usec_now();
         match now {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -37,8 +38,8 @@ impl Systemd {
         notify(&[NotifyState::Stopping]);
     }
 
-    /// Notifies the watchdog that the event loop turns, each time that is due. Waits without end
-    /// where no watchdog runs. Cancel safe.
+    /// Waits until the watchdog is due, and notifies it that the event loop runs. Waits without end
+    /// if no watchdog is set. Cancel safe.
     pub(super) async fn watchdog(&mut self) {
         match &mut self.watchdog {
             Some(watchdog) => {
@@ -50,8 +51,8 @@ impl Systemd {
     }
 }
 
-fn notify(what: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(what) {
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         warn!(%error, "systemd cannot be notified");
     }
 }

@@ -19,12 +19,12 @@ use super::enforcement::Enforcement;
 use super::grants::{Earned, Running};
 use super::ledger::GrantLedger;
 
-/// How often the kernel is asked again if it refuses to restore the table.
+/// How many attempts a restoration makes if the kernel refuses.
 const TRIES: u32 = 5;
-/// How long the agent waits before that.
+/// The pause between two of them.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long it waits when all of that was in vain: long enough not to keep a kernel busy that has
-/// no memory left.
+/// The time until the next restoration if all of them failed. It is long enough not to keep a
+/// kernel busy that is out of memory.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The table, and what the agent wants it to hold.
@@ -36,7 +36,7 @@ pub(super) struct Table {
     ruleset: Ruleset,
     /// How often the table was restored.
     restored: u64,
-    /// When to look at the table once more, counted from boot.
+    /// When to look at the table again, counted from boot.
     retry_at: Option<Duration>,
 }
 
@@ -44,12 +44,12 @@ pub(super) struct Table {
 pub(super) struct Transacted {
     earned: Vec<Earned>,
     result: Result<(), FirewallError>,
-    /// A moment before what remains to its elements was worked out, counted from boot. They run from
-    /// the moment at which the kernel has them.
+    /// A moment before what remains to its elements was worked out, counted from boot. They run
+    /// from the moment at which the kernel has them.
     begun: Duration,
 }
 
-/// What the kernel's table held when it was read.
+/// The content of the kernel's table when it was read.
 pub(super) struct Held(Result<Option<Status>, FirewallError>);
 
 impl Held {
@@ -77,7 +77,7 @@ impl Held {
     }
 }
 
-/// What it took to make the table whole.
+/// The changes that made the table whole.
 pub(super) struct Completed {
     /// The grants that were put into it.
     pub(super) grants: Vec<Grant>,
@@ -91,7 +91,7 @@ impl Completed {
     }
 }
 
-/// Returns `ruleset` as `enforcement` wants it at this moment.
+/// Returns `ruleset` with the mode and the trial of `enforcement`.
 fn enforced(ruleset: &Ruleset, enforcement: Enforcement) -> Ruleset {
     Ruleset {
         mode: enforcement.mode(ruleset.mode),
@@ -113,7 +113,7 @@ impl Table {
     }
 
     /// Makes the kernel's table, of which `held` was read, hold the ruleset and the grants of
-    /// `ledger`, and no grant that nobody has earned. No transaction may be under way.
+    /// `ledger`, and no other grant. No transaction may be under way.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Table {
                 Err(error) => error.to_string(),
             },
         };
-        // Another tool has left only a part of it, or something that cannot become what it should.
+        // Another tool has left only a part of the table, or one that cannot be changed into it.
         let all = ledger.missing(&[]);
         firewall.install_anew(&ruleset, &all)?;
         Ok(Completed::new(&all, Some(damage)))
@@ -164,7 +164,7 @@ impl Table {
             let begun = clock::since_boot();
             let timed: Vec<_> = earned
                 .iter()
-                .map(|one| TimedGrant { grant: one.grant, until: one.until })
+                .map(|earned| TimedGrant { grant: earned.grant, until: earned.until })
                 .collect();
             let result = firewall.grant(&timed);
             Transacted { earned, result, begun }
@@ -191,13 +191,14 @@ impl Table {
         self.transaction = None;
         match result {
             Ok(()) => {}
-            // The table is being restored, and what is on record comes with it.
+            // The table is being restored, and every grant on record comes with it.
             Err(FirewallError::NoTable) => {}
-            // The same, only that the restoration has not begun.
+            // Another tool gave the set a size. The table is restored on the next turn of the loop,
+            // with every grant on record.
             Err(error) if error.is_full() => self.retry_at = Some(clock::since_boot()),
             Err(error) => {
                 if !matches!(error, FirewallError::Refused { .. }) {
-                    // The kernel may have taken it or not.
+                    // It is not known whether the kernel has applied the transaction.
                     self.retry_soon();
                 }
                 return ledger.undo(policy, earned, &error);
@@ -238,13 +239,13 @@ impl Table {
         policy: &ActivePolicy,
         ledger: &mut GrantLedger,
     ) -> Result<(), FirewallError> {
-        // What waits would come back into the table after its end.
+        // First what waits: a grant on its way would get into the table after it was revoked.
         self.flush(policy, ledger).await;
         // Off the record first: if this agent is killed now, the next one must not restore them.
         let ended: Vec<_> =
             grants.iter().filter_map(|grant| Some((*grant, ledger.end(*grant)?))).collect();
         match self.idle(policy, ledger).await.0.revoke(grants) {
-            // Without a table, it is being restored without them.
+            // A table that is gone is being restored, without these grants.
             Ok(()) | Err(FirewallError::NoTable) => {}
             Err(error) => return Err(error),
         }
@@ -274,6 +275,7 @@ impl Table {
             error!(%error, "grants whose time is over could not be ended");
         }
         let mut firewall = self.idle(policy, ledger).await;
+        // Read before the kernel gets the times: no timer may go off before its element does.
         let begun = clock::since_boot();
         let timed = |(grant, running): (Grant, Running)| TimedGrant { grant, until: running.until };
         let running: Vec<_> = ledger.iter().map(timed).collect();
@@ -313,7 +315,7 @@ impl Table {
         }
     }
 
-    /// Returns how many grants were missing.
+    /// Restores the table once. Returns how many grants were missing.
     async fn put_back(
         &mut self,
         enforcement: Enforcement,
@@ -323,22 +325,22 @@ impl Table {
         let held = Held::read(&mut self.idle(policy, ledger).await.0);
         let begun = clock::since_boot();
         let completed = self.complete(&held, enforcement, ledger)?;
-        // Only their elements are new. A large table must not cost a timer for each of the others.
+        // Only for new elements. In a large table, setting every timer would take long.
         ledger.set_timers(&completed.grants, begun);
         Ok(completed.grants.len())
     }
 
-    /// Has the table looked at once more, in a while.
+    /// Schedules another look at the table, half a second from now.
     pub(super) fn retry_soon(&mut self) {
         self.retry_at = Some(clock::since_boot() + RETRY);
     }
 
-    /// Returns when to look at the table once more, counted from boot.
+    /// Returns when to look at the table again, counted from boot.
     pub(super) const fn retry_at(&self) -> Option<Duration> {
         self.retry_at
     }
 
-    /// Forgets that the table is to be looked at once more: that happens now.
+    /// Clears the scheduled look at the table, because it happens now.
     pub(super) const fn retrying(&mut self) {
         self.retry_at = None;
     }
@@ -380,7 +382,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked, or its answer was not understood.
+    /// If the kernel does not answer, or its answer is not understood.
     pub(super) async fn status(
         &mut self,
         policy: &ActivePolicy,
@@ -428,7 +430,8 @@ impl Table {
 /// The firewall while no transaction is under way.
 struct Idle<'a>(MutexGuard<'a, Firewall>);
 
-/// A transaction that panicked has left the kernel as it was or as it should be: it is one message.
+/// Locks the firewall, also after a panic. A transaction is one message, so one that panicked has
+/// changed the kernel's table completely or not at all.
 fn lock(firewall: &Mutex<Firewall>) -> MutexGuard<'_, Firewall> {
     firewall.lock().unwrap_or_else(PoisonError::into_inner)
 }

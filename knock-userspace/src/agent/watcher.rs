@@ -1,7 +1,7 @@
 //! The watcher: the detector, where it is attached, and the ring buffers of its program.
 //!
-//! Another program may take the place of the one that runs. Its ring buffers come with it, so
-//! nothing outside of this module holds one.
+//! A reload may replace the program that runs. The new one has ring buffers of its own, so nothing
+//! outside of this module holds a ring buffer.
 
 use std::collections::HashSet;
 use std::io;
@@ -27,11 +27,11 @@ pub(super) struct Watcher {
     detector: Detector,
     pins: Option<Pins>,
     rings: Rings,
-    /// Interface and foreign program of which the log has a line already.
+    /// Pairs of interface and foreign program that the log has named already.
     complained: HashSet<(u32, u32)>,
 }
 
-/// What the detector has to report.
+/// The kind of report that waits in a ring buffer.
 pub(super) enum Report {
     /// Completed sequences, for [`Watcher::take_events`].
     Events,
@@ -39,7 +39,7 @@ pub(super) enum Report {
     Sealed,
 }
 
-/// What the detector shall become: in place, or as a program that takes the place of this one.
+/// A prepared change of the detector: an update in place, or another program that replaces it.
 pub(super) struct Change {
     compiled: Compiled,
     next: Option<Detector>,
@@ -50,7 +50,7 @@ impl Watcher {
     ///
     /// # Errors
     ///
-    /// If they cannot be polled.
+    /// If the ring buffers cannot be polled.
     pub(super) fn new(mut detector: Detector, pins: Option<Pins>) -> Result<Self, DetectorError> {
         let rings = detector.rings()?;
         Ok(Self { detector, pins, rings, complained: HashSet::new() })
@@ -89,7 +89,7 @@ impl Watcher {
             if let Some((id, gate)) = take(event)
                 && let Err(error) = detector.set_gate(id, gate)
             {
-                error!(%error, "the detector lets a knock pass that was made before");
+                error!(%error, "the detector still lets copies of this knock pass");
             }
         });
     }
@@ -103,7 +103,7 @@ impl Watcher {
         keys.sync(&mut self.detector)
     }
 
-    /// Compiles `policy` with the sequences of `keys` onto what the detector has.
+    /// Compiles `policy` with the sequences of `keys` onto the detector's trie.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl Watcher {
         }
     }
 
-    /// Takes a prepared change back: the maps hold what the program that runs expects.
+    /// Takes a prepared change back, so that the maps hold what the running program expects.
     ///
     /// # Errors
     ///
@@ -155,21 +155,21 @@ impl Watcher {
         self.detector.reassert()
     }
 
-    /// Makes a prepared change come true.
+    /// Applies a prepared change.
     ///
     /// # Errors
     ///
-    /// If a map cannot be written or a ring buffer not be opened. The detector runs with as much
-    /// of the change as was made.
+    /// If a map cannot be written or a ring buffer cannot be opened. The detector then runs with
+    /// the part of the change that was applied.
     pub(super) fn apply(&mut self, change: Change, keys: &mut Keys) -> Result<(), AgentError> {
         let Change { compiled, next } = change;
         let Some(mut next) = next else {
             self.detector.update(&compiled)?;
             return Ok(());
         };
-        // Before it sees a packet: it must not refuse what it does not know yet.
+        // Before the program sees a packet: without their gates, it would refuse valid knocks.
         keys.sync(&mut next)?;
-        // From here on it is the detector, even if something below fails.
+        // From here on the new program is the detector, even if a step below fails.
         let mut before = std::mem::replace(&mut self.detector, next);
         self.detector.take_over(&mut before)?;
         self.settle()?;
@@ -184,7 +184,7 @@ impl Watcher {
             self.detector.attached().map(|(index, name, _)| (index, name.to_owned())).collect();
         for (index, name) in attached {
             match present.iter().find(|interface| interface.index == index) {
-                // A link that the kernel has ended, as when an index came again.
+                // The kernel has ended the link, as it does when an index is used again.
                 Some(found) if found.xdp.is_none() => {
                     self.detach(index, &name, "detached by itself");
                 }
@@ -229,7 +229,7 @@ impl Watcher {
     ///
     /// # Errors
     ///
-    /// If there is one.
+    /// If there is such an interface.
     pub(super) fn refuse_occupied(
         &self,
         policy: &Policy,
@@ -239,7 +239,7 @@ impl Watcher {
         refuse_occupied(policy, present, &ours)
     }
 
-    /// Where the detector is attached: index, name and mode of each interface.
+    /// Iterates over index, name and mode of each interface that the detector is attached to.
     pub(super) fn attached(&self) -> impl Iterator<Item = (u32, &str, AttachedMode)> {
         self.detector.attached()
     }
@@ -258,15 +258,15 @@ impl Watcher {
         self.pins.is_some()
     }
 
-    /// Makes the program the detector: what one before it needed goes, and what is pinned outlives
-    /// this value.
+    /// Ends the handover to the program that runs. Maps and links that only the one before needed
+    /// are removed, those that are pinned outlive this value, and the log says what was lost.
     ///
     /// # Errors
     ///
     /// If a map or a pin cannot be changed.
     pub(super) fn settle(&mut self) -> Result<(), DetectorError> {
-        for what in self.detector.settle()? {
-            warn!(lost = what, "begun anew, because doors, keys or the program need other maps");
+        for lost in self.detector.settle()? {
+            warn!(lost, "begun anew, because doors, keys or the program need other maps");
         }
         Ok(())
     }
@@ -276,12 +276,12 @@ impl Watcher {
         let Self { detector, pins, .. } = self;
         drop(detector);
         if let Some(Err(error)) = pins.map(|pins| pins.remove_all()) {
-            error!(%error, "what is pinned could not be removed");
+            error!(%error, "pinned maps and links could not be removed");
         }
     }
 }
 
-/// Forwards messages of the program to the log. Does nothing, without end, if they are off.
+/// Forwards messages of the program to the log. If they are off, waits without end.
 async fn forward(trace: &mut Option<Trace>) -> io::Result<std::convert::Infallible> {
     match trace {
         Some(trace) => trace.run().await,
@@ -289,7 +289,7 @@ async fn forward(trace: &mut Option<Trace>) -> io::Result<std::convert::Infallib
     }
 }
 
-/// Returns what is fixed while a program is loaded.
+/// Returns the settings that are fixed while a program is loaded.
 pub(super) const fn settings(policy: &Policy, state: &State, trace: bool) -> Settings {
     Settings {
         strays: policy.strays,
@@ -301,7 +301,7 @@ pub(super) const fn settings(policy: &Policy, state: &State, trace: bool) -> Set
 }
 
 /// Compiles `policy` with the sequences of `keys` onto `trie`, for the ports that this host serves
-/// now. Where the trie goes on is in the result, and belongs on record before it is used.
+/// now. The result has the trie's next free node, which must be on record before the trie is used.
 pub(super) fn compile(
     trie: &Trie,
     policy: &Policy,
@@ -313,7 +313,8 @@ pub(super) fn compile(
     Ok(compile_onto(trie, policy, &live, &served, state.decoy_seed)?)
 }
 
-/// Attaches the detector to an interface, or goes on where it is attached already.
+/// Attaches the detector to an interface, or takes over the link where an earlier agent has
+/// attached its program.
 pub(super) fn attach(
     detector: &mut Detector,
     policy: &Policy,
@@ -332,7 +333,7 @@ pub(super) fn attach(
 ///
 /// # Errors
 ///
-/// If there is one.
+/// If there is such an interface.
 pub(super) fn refuse_occupied(
     policy: &Policy,
     present: &[Interface],
@@ -354,7 +355,7 @@ fn occupied(interface: &Interface, program: u32) -> DetectorError {
     DetectorError::Occupied { interface: interface.name.clone(), occupant: Some(occupant) }
 }
 
-/// Logs the names and patterns of the policy that no interface has.
+/// Logs the names and patterns of the policy that match no interface.
 pub(super) fn log_awaited(policy: &Policy, present: &[Interface]) {
     let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
     for pattern in policy.awaited(&names) {

@@ -22,7 +22,7 @@ impl FolderWatch {
     pub(in crate::agent) fn open(policy: &Policy) -> Self {
         let mut watch = Self { folder: policy.keys.clone(), stream: None };
         if wanted(policy) {
-            // If it cannot be made, reading the keys says so.
+            // If the folder cannot be made, reading the keys logs that.
             let _ = create_private(&watch.folder);
             watch.listen();
         }
@@ -32,12 +32,12 @@ impl FolderWatch {
     fn listen(&mut self) {
         let stream = listen(&self.folder);
         if let Err(error) = &stream {
-            warn!(%error, "changed keys are not seen before the next reload");
+            warn!(%error, "changed keys are not noticed before the next reload");
         }
         self.stream = stream.ok();
     }
 
-    /// Waits until a key file may have changed, without end if nothing can be noticed. Cancel safe.
+    /// Waits until a key file may have changed, or without end if there is no watch. Cancel safe.
     pub(in crate::agent) async fn changed(&mut self) {
         loop {
             let Some(stream) = &mut self.stream else { return std::future::pending().await };
@@ -45,18 +45,19 @@ impl FolderWatch {
                 Some(Ok(event)) => {
                     let gone = EventMask::MOVE_SELF | EventMask::DELETE_SELF | EventMask::IGNORED;
                     if event.mask.intersects(gone) {
-                        // Another folder may be in its place by now.
+                        // Another folder may be at the path by now.
                         self.listen();
                         return;
                     }
                     let name = event.name.as_deref().map(Path::new);
-                    // Without a name, it is the folder itself, or the queue has overflowed.
+                    // An event without a name is of the folder itself, or of a queue that
+                    // overflowed.
                     if name.is_none_or(|name| name.extension().is_some_and(|e| e == "toml")) {
                         return;
                     }
                 }
                 Some(Err(error)) => {
-                    warn!(%error, "changed keys are not seen any more");
+                    warn!(%error, "changed keys are no longer noticed; reload to read them");
                     self.stream = None;
                 }
                 None => self.stream = None,

@@ -1,4 +1,4 @@
-//! Keyed knocks: from a judgement to grants, and the detector's keys as time goes on.
+//! The effects of keyed knocks, and the renewal of the detector's keys.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use crate::agent::ledger::GrantLedger;
 use crate::agent::{Agent, AgentError, watcher};
 use crate::keyring::{Admission, Denial};
 
-/// Most sealed knocks that are judged at once. Each is written to the disk before it opens anything.
+/// The most sealed knocks that are judged at once. Each is written to disk before it opens
+/// anything.
 const SEALED_BATCH: usize = 16;
 
-/// A completed knock with a key, and what became of it.
+/// A completed keyed knock and its judgement.
 pub(in crate::agent) struct Judged {
     /// The source of its packets.
     seen: IpAddr,
@@ -35,8 +36,8 @@ impl Judged {
         Self { seen, waited: clock::waited(time_ns), result }
     }
 
-    /// Opens what the knock may open. It is on record when this returns. What the knock may close
-    /// is added to `close`.
+    /// Opens the doors that the knock may open. Their grants are on record when this returns.
+    /// Grants that the knock may close are added to `close`.
     pub(in crate::agent) fn carry_out(
         self,
         policy: &ActivePolicy,
@@ -85,7 +86,7 @@ impl Judged {
 }
 
 impl Agent {
-    /// Takes sealed knocks that wait, and does what they ask for if they may ask for it.
+    /// Takes sealed knocks that wait, judges them and carries them out.
     pub(in crate::agent) async fn take_sealed(&mut self) {
         let Self { watcher, keys, policy, ledger, .. } = self;
         let mut close = Vec::new();
@@ -104,7 +105,7 @@ impl Agent {
         if !grants.is_empty()
             && let Err(error) = self.revoke(grants).await
         {
-            error!(%error, "what a key closes stays open until its time is over");
+            error!(%error, "grants that a key closes stay open until their time is over");
         }
     }
 
@@ -116,19 +117,20 @@ impl Agent {
         let (took_ms, slot) = (begun.elapsed().as_millis(), self.keys.slot());
         debug!(took_ms, slot, "keys renewed in the detector");
         if let Err(error) = result {
-            error!(%error, "the detector does not know the keys as they are");
+            error!(%error, "the detector could not follow a change of keys");
         }
     }
 
     fn try_renew_keys(&mut self) -> Result<(), AgentError> {
-        // Whatever becomes of the sequences: a key that is gone opens nothing.
+        // Gates first: even if the sequences fail below, a key that is gone opens nothing.
         self.watcher.sync_keys(&mut self.keys)?;
-        // Also once after the last key with sequences has gone, to remove them.
+        // After the last key with sequences has gone, this is true once more, to remove them.
         if !self.keys.need_sequences(&self.policy) {
             return Ok(());
         }
         let compiled = self.watcher.compile(&self.policy, &mut self.keys, self.state.get())?;
-        // The next agent must not give away identifiers that the kernel is about to learn.
+        // Before the kernel gets the new nodes: the next agent must not use their identifiers
+        // again.
         self.state.update(|state| state.next_node = compiled.trie.next().0)?;
         let settings = watcher::settings(&self.policy, self.state.get(), self.options.trace_kernel);
         let change = self.watcher.prepare(compiled, settings)?;

@@ -1,5 +1,5 @@
-//! The keys of devices: what their folder holds, which of their sequences are alive, and the
-//! judgement of knocks that were made with them.
+//! The keys of devices. This module reads their folder, keeps their sequences current, and judges
+//! the knocks that were made with them.
 
 mod folder_watch;
 mod knocks;
@@ -24,7 +24,7 @@ use super::clock;
 use crate::keyring::{Admission, Denial, Keyring, Misfit, ReplayStore, misfits};
 use crate::places::Places;
 
-/// How long changes of files are waited for once one has changed: several may come at once.
+/// The time from a file's change to the reading of the folder, because several may change at once.
 const TOGETHER: Duration = Duration::from_millis(50);
 
 /// The keys that the agent knows.
@@ -35,9 +35,9 @@ pub(super) struct Keys {
     window: Duration,
     /// When the folder is to be read again.
     reread: Option<Instant>,
-    /// Problems of its files at the last reading.
+    /// The problems of its files when it was last read.
     complaints: HashSet<String>,
-    /// Doors of keys that open nothing under the config.
+    /// The misfits that the log has named.
     misfits: BTreeSet<Misfit>,
     /// Whether the trie has sequences of keys.
     has_sequences: bool,
@@ -45,7 +45,7 @@ pub(super) struct Keys {
     slot: u64,
     /// Whether this process found the replay store lost.
     replay_state_lost: bool,
-    /// The newest time that was too far ahead when the log last said so.
+    /// The time that the log last named as too far ahead.
     logged_ahead: Option<u64>,
     /// How many keyed knocks had each result.
     results: BTreeMap<&'static str, u64>,
@@ -95,7 +95,7 @@ impl Keys {
         keys
     }
 
-    /// Logs, once for each, the doors that keys know otherwise than `policy` does.
+    /// Logs each misfit between keys and `policy` once.
     pub(super) fn look_for_misfits(&mut self, policy: &Policy) {
         let mut found = BTreeMap::new();
         for key in self.ring.iter().flat_map(Keyring::keys) {
@@ -158,7 +158,7 @@ impl Keys {
         info!(keys = ring.len(), refused, "keys read");
     }
 
-    /// Computes the sequences that are alive now, and notes their slot.
+    /// Computes and returns the sequences that are alive now, and notes their slot.
     pub(super) fn refresh_sequences(
         &mut self,
         policy: &Policy,
@@ -172,14 +172,15 @@ impl Keys {
         live
     }
 
-    /// Marks the sequences stale, because the detector has not become what they were computed for.
-    /// They are computed anew on the next turn of the event loop.
+    /// Marks the sequences stale, because the detector could not take them. They are computed again
+    /// on the next turn of the event loop.
     pub(super) fn mark_stale(&mut self) {
         self.has_sequences = true;
         self.reread = Some(Instant::now());
     }
 
-    /// Has the folder read again soon, because a file in it has changed. More may follow at once.
+    /// Schedules a reading of the folder, because a file in it has changed. Others may change with
+    /// it.
     pub(super) fn read_soon(&mut self) {
         self.reread = Some(Instant::now() + TOGETHER);
     }
@@ -192,7 +193,7 @@ impl Keys {
         }
     }
 
-    /// Whether the detector's sequences must be renewed: there are some, or there were some.
+    /// Whether the detector's sequences must be renewed: it has some, or a key should have some.
     pub(super) fn need_sequences(&self, policy: &Policy) -> bool {
         self.has_sequences || self.ring.as_ref().is_some_and(|ring| ring.has_rolling_doors(policy))
     }
@@ -202,8 +203,8 @@ impl Keys {
         self.slot
     }
 
-    /// Takes note that the wall clock was set, or that the host has slept. If the replay store was
-    /// lost, the clock may have been wrong when its floor was chosen.
+    /// Raises the floor of a replay store that was lost, after the wall clock was set or the host
+    /// has slept. The clock may have been wrong when the floor was chosen.
     pub(super) fn clock_was_set(&mut self) {
         if self.replay_state_lost
             && let Some(ring) = &mut self.ring
@@ -229,8 +230,8 @@ impl Keys {
         [end, slot, reread].into_iter().flatten().min()
     }
 
-    /// Judges a completed sequence. Returns `None` if it is not a key's. If it is, its slot is used
-    /// up on disk when this returns.
+    /// Judges a completed sequence. Returns `None` if no key has it. If it is admitted, its slot is
+    /// used up on disk when this returns.
     pub(super) fn judge_sequence(
         &mut self,
         event: &Event,
@@ -240,8 +241,8 @@ impl Keys {
         ring.judge_sequence(event.door, IpAddr::from(event.source), policy, clock::wall_ns())
     }
 
-    /// Judges a sealed knock. Returns `None` if no door takes any. If it counts, its time is used up
-    /// on disk when this returns.
+    /// Judges a sealed knock. Returns `None` if no door takes keyed knocks. If it counts, its time
+    /// is used up on disk when this returns.
     pub(super) fn judge_sealed(
         &mut self,
         event: &SealedEvent,

@@ -1,4 +1,4 @@
-//! Keeps the detector's gates as the keys are, and learns what the kernel knows better.
+//! Keeps the detector's gates in step with the keys, in both directions.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ impl Keys {
         let Some(ring) = &mut self.ring else {
             return held.keys().try_for_each(|id| detector.remove_gate(*id));
         };
-        // The kernel may have let a knock pass that no agent has read yet. Learn it before its gate
-        // is written, or the gate would forget it.
+        // The kernel may have let a knock pass that no agent has read yet. Its time is taken over
+        // before the gate is written, which would set it back otherwise.
         for (id, gate) in &held {
             ring.raise_newest(*id, gate.newest_ns);
         }
         let gates = ring.gates(clock::wall_s());
-        // First what must not pass any more.
+        // Removals first: these keys must not knock any more, even if a gate below fails.
         for id in held.keys().filter(|id| !gates.contains_key(id)) {
             detector.remove_gate(*id)?;
         }
@@ -39,7 +39,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Logs that keys cannot knock for long, because one was used at what is a future time now.
+    /// Logs that a key cannot knock for long, because it was used at a time that is far ahead now.
     fn log_if_ahead(&mut self) {
         let ahead = self.ring.as_ref().and_then(|ring| ring.blocked_until(clock::wall_ns()));
         if let Some(newest_ns) = ahead
@@ -48,8 +48,8 @@ impl Keys {
             let until = knock_keys::time_to_text(newest_ns / 1_000_000_000);
             error!(
                 until,
-                "keys count as used up to a time that is far ahead, so the clock was wrong then or is \
-                 now: docs/operations.md says what to do"
+                "keys count as used up to a time far ahead: the clock was wrong then or is wrong \
+                 now; see docs/operations.md"
             );
         }
         self.logged_ahead = ahead;

@@ -1,4 +1,4 @@
-//! Takes over the grants of the agent before this one.
+//! The adoption of the grants that an earlier agent left.
 
 use knock_detector::DetectorError;
 use knock_firewall::TimedGrant;
@@ -11,7 +11,7 @@ use crate::agent::ledger::GrantLedger;
 use crate::agent::table::Held;
 
 /// Fills `ledger` with the grants on record that still run. Returns those that no door gives any
-/// more: they are off the record, and the table must lose them.
+/// more. They are off the record, and the table must lose them.
 ///
 /// # Errors
 ///
@@ -24,8 +24,8 @@ pub(super) fn adopt(
 ) -> Result<Vec<(Grant, Running)>, DetectorError> {
     ledger.adopt_recorded(clock::since_boot())?;
     for &TimedGrant { grant, until } in held.grants() {
-        // What is not on record was put there by another tool, unless there was no record: after
-        // an agent of another layout, or one that could not pin.
+        // A grant that is in the table only was put there by another tool. This does not hold if
+        // there was no record, as after an agent of another layout or one that could not pin.
         if !is_first || ledger.until(&grant).is_some() {
             continue;
         }

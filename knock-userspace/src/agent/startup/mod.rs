@@ -1,5 +1,5 @@
 //! Start-up, from a policy to a guarded host. Each phase owns what was made so far, and undoes
-//! exactly that if it cannot go on.
+//! exactly that if the next one fails.
 //!
 //! ```text
 //! phase       made in it                                         undone by abandon()
@@ -9,14 +9,13 @@
 //!    |
 //! Attached    links to interfaces, readers of the ring buffers   + links made for this program
 //!    |
-//! Running     the nftables table; then the detector is settled   table and pins, if no agent ran before
+//! Running     the nftables table, then the detector's pins        table and pins, if no agent was
 //! ```
 //!
 //! The table comes last. It is one transaction, and the only step that cannot be taken back
-//! without opening ports: whatever fails before it leaves the host as another agent left it. What
-//! fails after it takes table and pins along where no agent ran before, because ports must not
-//! stay closed that no agent could open. Elsewhere it leaves them, as an agent that was killed
-//! does.
+//! without opening ports. A failure before it leaves the host as the last agent left it. A failure
+//! after it removes table and pins where no agent ran before, because no agent could open the ports
+//! that would stay closed. Elsewhere it leaves table and pins, as an agent that was killed does.
 
 mod adopt;
 mod preflight;
@@ -39,7 +38,7 @@ use super::watcher::{self, Watcher};
 use super::{AgentError, Options};
 use crate::interfaces::Interfaces;
 
-/// What runs once the agent has started.
+/// The parts of an agent that has started.
 pub(super) struct Running {
     pub(super) watcher: Watcher,
     pub(super) table: Table,
@@ -55,11 +54,11 @@ pub(super) struct Running {
     is_first: bool,
 }
 
-/// Starts to guard the doors of `policy`, or goes on where another agent ended.
+/// Starts to guard the doors of `policy`, and takes over what an earlier agent left.
 ///
 /// # Errors
 ///
-/// If a phase fails. The host is as it was then, but for the folder of keys.
+/// If a phase fails. The host is then as the head of this module says.
 pub(super) async fn start(policy: Policy, options: &Options) -> Result<Running, AgentError> {
     let preflight = Preflight::check(&policy, options).await?;
     preflight.load(ActivePolicy::new(policy), options)?.attach()?.install()
@@ -75,7 +74,7 @@ struct Loaded {
     guard: GuardBefore,
 }
 
-/// The sockets to nftables, and what they found.
+/// The sockets to nftables, and the table as it was found.
 struct GuardBefore {
     table: Table,
     watch: Watch,
@@ -125,12 +124,14 @@ impl Preflight {
             self.state.draw()?;
         }
         let compiled = watcher::compile(&trie, policy, keys, self.state.get())?;
+        // Before record and maps change, because a host without nftables ends the start here.
         let guard = GuardBefore::look(policy, options, self.state.get().confirmed != 0)?;
-        // The next agent must not give away identifiers that the kernel is about to learn.
+        // Before the kernel gets the new nodes: the next agent must not use their identifiers
+        // again.
         self.state.update(|state| state.next_node = compiled.trie.next().0)?;
         let settings = watcher::settings(policy, self.state.get(), options.trace_kernel);
         let mut detector = Detector::load_among(&compiled, settings, self.pins.as_ref())?;
-        // Before it sees a packet: it must not refuse what it does not know yet.
+        // Before the program sees a packet: without their gates, it would refuse valid knocks.
         keys.sync(&mut detector)?;
         Ok((detector, guard))
     }
@@ -139,7 +140,7 @@ impl Preflight {
 impl GuardBefore {
     fn look(policy: &ActivePolicy, options: &Options, confirmed: bool) -> Result<Self, AgentError> {
         let mut firewall = Firewall::open()?;
-        // Before the table is read: what others change from here on is put back.
+        // Before the table is read, so that no change by another tool goes unnoticed.
         let watch = Watch::open(firewall.port()?)?;
         let held = Held::read(&mut firewall);
         let enforcement =
@@ -164,7 +165,8 @@ impl Loaded {
     }
 }
 
-/// Attaches to what the policy names, and detaches from what only the agent before watched.
+/// Attaches to the interfaces that the policy names, and detaches from those that only the last
+/// agent watched.
 fn attach(
     detector: &mut Detector,
     policy: &ActivePolicy,
@@ -173,7 +175,7 @@ fn attach(
     let present = &preflight.present;
     for interface in present.iter().filter(|interface| policy.watches(&interface.name)) {
         match watcher::attach(detector, policy, interface) {
-            // It has gone since. The event loop hears of that, and of its return.
+            // The interface has gone since. The event loop notices when it comes back.
             Err(DetectorError::UnknownInterface(name)) => {
                 warn!(interface = name, "went while it was being attached to; waiting for it");
             }
@@ -182,8 +184,10 @@ fn attach(
     }
     watcher::log_awaited(policy, present);
     for index in preflight.linked()? {
-        let wanted = present.iter().any(|one| one.index == index && policy.watches(&one.name));
-        if !wanted {
+        let is_watched = present
+            .iter()
+            .any(|interface| interface.index == index && policy.watches(&interface.name));
+        if !is_watched {
             detector.detach(index)?;
         }
     }
@@ -224,6 +228,7 @@ impl Attached {
         let Self { preflight, policy, watcher, guard, .. } = self;
         let Preflight { ledger, state, is_first, .. } = preflight;
         let GuardBefore { table, held, enforcement, .. } = guard;
+        // First the ledger, because the table gets the grants that are in it.
         let ended = adopt(ledger, policy, held, *is_first)?;
         let completed = table.complete(held, *enforcement, ledger)?;
         if let Some(error) = &completed.made_anew {
@@ -236,16 +241,16 @@ impl Attached {
         for (grant, running) in ended {
             ledger.closed(policy, grant, running);
         }
-        // From here on this program is the detector, and what it needs outlives it.
+        // From here on this program is the detector, and its maps and links outlive the agent.
         watcher.settle()?;
-        // The owner's word on the command line or in the config is newer than a confirmation.
+        // After the table: a start that fails must not lose the confirmation.
         state.update(|state| state.confirmed = u32::from(enforcement.is_confirmed()))?;
         Ok(())
     }
 }
 
 impl Running {
-    /// Undoes a start after which something else failed.
+    /// Undoes a completed start, because a step after it failed.
     pub(super) fn abandon(self) {
         let Self { watcher, table, ledger, state, is_first, .. } = self;
         if is_first {

@@ -1,4 +1,5 @@
-//! The first phase: may this agent start here, and what did another leave?
+//! The first phase of a start. It checks whether this agent may start here, and opens what another
+//! one left.
 
 use std::collections::HashSet;
 
@@ -12,8 +13,8 @@ use crate::agent::{AgentError, Options, watcher};
 use crate::interfaces::{Interface, Interfaces};
 use crate::sockets;
 
-/// An agent that may start: nothing on the host has changed yet, but for the folder of pins and
-/// the record in it.
+/// An agent that may start. The host has not changed yet, except for the folder of pins and the
+/// record in it.
 pub(super) struct Preflight {
     pub(super) interfaces: Interfaces,
     pub(super) present: Vec<Interface>,
@@ -56,7 +57,7 @@ impl Preflight {
         watcher::refuse_occupied(policy, &self.present, &ours)
     }
 
-    /// Returns the indices of the interfaces to which an agent before has left a link.
+    /// Returns the indices of the interfaces to which an earlier agent has left a link.
     ///
     /// # Errors
     ///
@@ -66,19 +67,19 @@ impl Preflight {
         Ok(linked.unwrap_or_default())
     }
 
-    /// Removes the pins, if no agent ran before: this one has made whatever they are.
+    /// Removes the pins if no agent ran before, because then this one has made all of them.
     pub(super) fn abandon(self) {
         let Self { pins, is_first, .. } = self;
         if let (Some(pins), true) = (pins, is_first)
             && let Err(error) = pins.remove_all()
         {
-            error!(%error, "what is pinned could not be removed");
+            error!(%error, "pinned maps and links could not be removed");
         }
     }
 }
 
 fn check_privileges() -> Result<(), AgentError> {
-    // A kernel that does not tell refuses later, with an error of its own.
+    // If the capabilities cannot be read, the kernel refuses a later step with an error of its own.
     let missing = missing_capabilities().unwrap_or_default();
     if missing.is_empty() {
         return Ok(());
@@ -104,7 +105,7 @@ fn open_record(options: &Options) -> Result<(Option<Pins>, Record), AgentError> 
     if state.is_new() || state.netns == sockets::network_namespace()? {
         return Ok((Some(pins), record));
     }
-    warn!("what is pinned belongs to another network namespace, and is removed");
+    warn!("the pins belong to another network namespace, and are removed");
     drop(record);
     pins.remove_all().map_err(DetectorError::from)?;
     drop(pins);
