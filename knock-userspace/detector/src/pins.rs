@@ -154,6 +154,21 @@ impl Pins {
         }
     }
 
+    /// Whether there is no link, and nothing of another layout than this program's.
+    pub fn hold_one_layout(&self) -> bool {
+        let foreign = self.foreign_layouts().is_ok_and(|found| found.is_empty());
+        foreign && self.linked().is_ok_and(|found| found.is_empty())
+    }
+
+    /// Removes what is pinned in this program's layout. Links stay.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be removed.
+    pub fn remove_layout(&self) -> Result<(), PinsError> {
+        remove_folder(&self.layout())
+    }
+
     /// Returns the folders of other layouts than this program's.
     pub(super) fn foreign_layouts(&self) -> Result<Vec<PathBuf>, PinsError> {
         let (own, links) = (self.layout(), self.links());

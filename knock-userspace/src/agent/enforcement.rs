@@ -71,8 +71,8 @@ impl Enforcement {
     /// # Errors
     ///
     /// If the guard drops already.
-    pub(super) fn tried(self, configured: Mode, until: Duration) -> Result<Self, Denied> {
-        match self.mode(configured) {
+    pub(super) fn start_trial(self, configured: Mode, until: Duration) -> Result<Self, Denied> {
+        match self.mode_without_trial(configured) {
             Mode::Enforce => Err(Denied::Enforcing),
             Mode::Observe => Ok(Self::Trial { until }),
         }
@@ -84,7 +84,7 @@ impl Enforcement {
     ///
     /// If nothing is being tried at `now`. A trial whose time is over has ended in the kernel, even
     /// if its end is not noted yet.
-    pub(super) fn confirmed(self, now: Duration) -> Result<Self, Denied> {
+    pub(super) fn confirm(self, now: Duration) -> Result<Self, Denied> {
         match self.trial_left(now) {
             Some(_) => Ok(Self::Confirmed),
             None => Err(Denied::NoTrial),
@@ -100,7 +100,7 @@ impl Enforcement {
     }
 
     /// Returns the guard's mode once no trial runs.
-    pub(super) const fn mode(self, configured: Mode) -> Mode {
+    pub(super) const fn mode_without_trial(self, configured: Mode) -> Mode {
         match self {
             Self::Confirmed => Mode::Enforce,
             Self::Configured | Self::Trial { .. } => configured,
@@ -111,7 +111,7 @@ impl Enforcement {
     pub(super) fn mode_at(self, configured: Mode, now: Duration) -> Mode {
         match self.trial_left(now) {
             Some(_) => Mode::Enforce,
-            None => self.mode(configured),
+            None => self.mode_without_trial(configured),
         }
     }
 
@@ -215,12 +215,12 @@ mod tests {
                 None,
             ),
         ] {
-            assert_eq!(state.tried(configured, LATER), tried, "try in {state:?}");
-            assert_eq!(state.confirmed(NOW), confirmed, "confirm in {state:?}");
+            assert_eq!(state.start_trial(configured, LATER), tried, "try in {state:?}");
+            assert_eq!(state.confirm(NOW), confirmed, "confirm in {state:?}");
             assert_eq!(state.after_trial(), over, "the time is over in {state:?}");
             let reload = [Mode::Observe, Mode::Enforce].map(|mode| state.after_reload(mode));
             assert_eq!(reload, reloaded, "reload in {state:?}");
-            assert_eq!(state.mode(configured), mode, "mode of {state:?}");
+            assert_eq!(state.mode_without_trial(configured), mode, "mode of {state:?}");
             assert_eq!(state.trial_left(NOW), left, "time left of {state:?}");
             assert_eq!(state.is_confirmed(), state == Confirmed);
         }
@@ -231,6 +231,6 @@ mod tests {
         assert_eq!(TRIAL.mode_at(Mode::Observe, NOW), Mode::Enforce);
         assert_eq!(TRIAL.mode_at(Mode::Observe, END), Mode::Observe);
         assert_eq!(TRIAL.trial_left(END), None);
-        assert_eq!(TRIAL.confirmed(END), Err(Denied::NoTrial));
+        assert_eq!(TRIAL.confirm(END), Err(Denied::NoTrial));
     }
 }

@@ -23,13 +23,13 @@ use tracing::{error, warn};
 use super::keys::{FolderWatch, Judged};
 use super::ledger::BATCH;
 use super::table::Transacted;
-use super::watcher::Report;
+use super::watcher::Ready;
 use super::{Agent, AgentError, Signal, clock};
 use crate::control_socket::{Call, Inbox};
 use crate::interfaces::Interfaces;
 
 /// The host's event sources.
-pub(super) struct Sources {
+pub(super) struct EventSources {
     pub(super) key_folder: FolderWatch,
     pub(super) table_watch: Watch,
     pub(super) interfaces: Interfaces,
@@ -40,7 +40,7 @@ pub(super) struct Sources {
 /// An event that the loop handles after `select!` has released its borrows.
 enum Event {
     Signal(Option<Signal>),
-    Report(Report),
+    Detector(Ready),
     Transacted(Transacted),
     Expired(Grant),
     TableChanged(Culprit),
@@ -85,7 +85,7 @@ impl Agent {
         let Self { sources, watcher, ledger, table, systemd, .. } = self;
         let event = tokio::select! {
             signal = sources.signals.recv() => Event::Signal(signal),
-            report = watcher.report(busy) => Event::Report(report?),
+            report = watcher.report(busy) => Event::Detector(report?),
             () = sources.key_folder.changed() => Event::KeyFilesChanged,
             () = sleep(keys_due) => Event::KeysDue,
             transacted = table.transacted() => Event::Transacted(transacted),
@@ -112,15 +112,15 @@ impl Agent {
             // Stop is handled by the loop.
             Event::Signal(Some(Signal::Reload)) => self.reload_on_signal().await,
             Event::Signal(_) | Event::Watchdog => {}
-            Event::Report(Report::Events) => self.take_events().await,
-            Event::Report(Report::Sealed) => self.take_sealed().await,
+            Event::Detector(Ready::Events) => self.take_events().await,
+            Event::Detector(Ready::Sealed) => self.take_sealed().await,
             Event::Transacted(done) => {
                 self.table.finish_transaction(done, &self.policy, &mut self.ledger);
             }
             Event::Expired(grant) => self.ledger.close_overdue(&self.policy, grant),
             Event::TableChanged(culprit) => self.restore_table(&culprit).await,
             Event::RetryTable => {
-                self.table.retrying();
+                self.table.clear_retry();
                 self.restore_table(&Culprit::default()).await;
             }
             Event::TrialOver => self.end_trial().await,

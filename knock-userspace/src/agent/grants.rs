@@ -11,7 +11,7 @@ use knock_policy::{Door, Grant, Policy};
 /// The grants that the kernel's table holds, or will hold once the transaction under way is done.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
-    running: HashMap<Grant, Running>,
+    running: HashMap<Grant, RunningGrant>,
     /// How many grants each source holds.
     of_source: HashMap<IpAddr, u32>,
     /// How many running grants each door has given.
@@ -20,7 +20,7 @@ pub(super) struct Grants {
 
 /// One running grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Running {
+pub(super) struct RunningGrant {
     pub door: DoorId,
     pub until: Duration,
 }
@@ -32,7 +32,7 @@ pub(super) struct Earned {
     pub door: DoorId,
     pub until: Duration,
     /// The same grant as it was running before, if it was.
-    pub before: Option<Running>,
+    pub before: Option<RunningGrant>,
 }
 
 impl Earned {
@@ -83,7 +83,7 @@ impl Grants {
             .collect();
         self.check(policy, door, source, &earned)?;
         for &Earned { grant, door, until, .. } in &earned {
-            self.set(grant, Some(Running { door, until }));
+            self.set(grant, Some(RunningGrant { door, until }));
         }
         Ok(earned)
     }
@@ -118,25 +118,25 @@ impl Grants {
     }
 
     /// Notes a grant that was running before this agent was.
-    pub(super) fn adopt(&mut self, grant: Grant, running: Running) {
+    pub(super) fn adopt(&mut self, grant: Grant, running: RunningGrant) {
         self.set(grant, Some(running));
     }
 
     /// Removes a grant and returns it, or `None` if it was not running.
-    pub(super) fn end(&mut self, grant: Grant) -> Option<Running> {
+    pub(super) fn end(&mut self, grant: Grant) -> Option<RunningGrant> {
         let running = self.running.get(&grant).copied()?;
         self.set(grant, None);
         Some(running)
     }
 
     /// Removes a grant and returns it, if its time is over at `now`.
-    pub(super) fn expire(&mut self, grant: Grant, now: Duration) -> Option<Running> {
+    pub(super) fn expire(&mut self, grant: Grant, now: Duration) -> Option<RunningGrant> {
         self.running.get(&grant).filter(|running| running.until <= now)?;
         self.end(grant)
     }
 
     /// Iterates over every grant that has been earned and has not ended.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Grant, Running)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Grant, RunningGrant)> {
         self.running.iter().map(|(grant, running)| (*grant, *running))
     }
 
@@ -149,7 +149,7 @@ impl Grants {
     /// services.
     pub(super) fn no_longer_allowed(&self, policy: &Policy) -> Vec<Grant> {
         let doors: HashMap<_, _> = policy.doors.iter().map(|door| (door.id(), door)).collect();
-        let allowed = |grant: &Grant, running: &Running| {
+        let allowed = |grant: &Grant, running: &RunningGrant| {
             doors.get(&running.door).is_some_and(|door| door.opens.contains(&grant.service))
         };
         let lost = self.running.iter().filter(|(grant, running)| !allowed(grant, running));
@@ -157,7 +157,7 @@ impl Grants {
     }
 
     /// Writes or removes a grant, and keeps the counts.
-    fn set(&mut self, grant: Grant, running: Option<Running>) {
+    fn set(&mut self, grant: Grant, running: Option<RunningGrant>) {
         let before = match running {
             Some(running) => self.running.insert(grant, running),
             None => self.running.remove(&grant),
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(grants.expire(first.grant, first.until), None);
         assert_eq!(
             grants.expire(second.grant, second.until),
-            Some(Running { door: DoorId::of("door0"), until: second.until })
+            Some(RunningGrant { door: DoorId::of("door0"), until: second.until })
         );
         assert_eq!(grants.len(), 1);
     }
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(second.until, now + Duration::from_secs(300));
         assert_eq!(
             grants.expire(second.grant, second.until),
-            Some(Running { door: DoorId::of("door0"), until: second.until }),
+            Some(RunningGrant { door: DoorId::of("door0"), until: second.until }),
             "it is the longer door's"
         );
     }

@@ -54,6 +54,7 @@ pub(super) struct Journal {
     late: Lines,
     admitted: Lines,
     denied: Lines,
+    lost: Lines,
     event_lost: u64,
     /// Completed knocks that opened nothing because they had waited too long.
     late_total: u64,
@@ -68,6 +69,7 @@ impl Default for Journal {
             late: Lines::new(1, 20),
             admitted: Lines::new(100, 1000),
             denied: Lines::new(1, 20),
+            lost: Lines::new(1, 5),
             event_lost: 0,
             late_total: 0,
         }
@@ -157,7 +159,7 @@ impl Journal {
     /// Their tracks are kept, so the last step alone completes them again.
     pub(super) fn event_lost(&mut self, so_far: u64) {
         let new = so_far.saturating_sub(self.event_lost);
-        if new > 0 {
+        if new > 0 && self.lost.may_write("lost") {
             self.event_lost = so_far;
             warn!(
                 new,

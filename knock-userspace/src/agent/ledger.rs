@@ -23,7 +23,7 @@ use tracing::warn;
 use super::active_policy::ActivePolicy;
 use super::clock;
 use super::expiry_queue::ExpiryQueue;
-use super::grants::{Earned, Grants, Refused, Running};
+use super::grants::{Earned, Grants, Refused, RunningGrant};
 use super::journal::Journal;
 
 /// The most grants that one transaction gets. A transaction holds up everything that comes after
@@ -34,8 +34,11 @@ const MOST_PENDING: usize = 1 << 18;
 /// By how much an element may outlive the time that it was given: the longest jiffy, in which the
 /// kernel counts, and the shortest time that is given at all.
 const SLACK: Duration = Duration::from_millis(30);
+/// The longest time that a grant can have left: what a door gives, or an owner by hand. More was
+/// not given by an agent.
+pub(super) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Running grants, their record, and those on their way to the table.
+/// RunningGrant grants, their record, and those on their way to the table.
 pub(super) struct GrantLedger {
     grants: Grants,
     record: GrantRecord,
@@ -90,7 +93,7 @@ impl GrantLedger {
         self.end_overdue(policy, door, source, now);
         let earned = self.grants.earn(policy, door, source, lasts, now)?;
         for &Earned { grant, door, until, .. } in &earned {
-            self.write(&grant, Running { door, until });
+            self.write(&grant, RunningGrant { door, until });
         }
         self.pending.extend(earned.iter().copied());
         Ok(earned)
@@ -107,7 +110,7 @@ impl GrantLedger {
         }
     }
 
-    fn write(&mut self, grant: &Grant, Running { door, until }: Running) {
+    fn write(&mut self, grant: &Grant, RunningGrant { door, until }: RunningGrant) {
         match self.record.put(grant, Recorded { door, until }) {
             Ok(()) => self.record_is_full = false,
             Err(error) if !self.record_is_full => {
@@ -125,7 +128,7 @@ impl GrantLedger {
     }
 
     /// Takes over a grant that was running before this agent was.
-    pub(super) fn adopt(&mut self, grant: Grant, running: Running) {
+    pub(super) fn adopt(&mut self, grant: Grant, running: RunningGrant) {
         self.grants.adopt(grant, running);
         self.write(&grant, running);
     }
@@ -137,8 +140,8 @@ impl GrantLedger {
     /// If the record cannot be read.
     pub(super) fn adopt_recorded(&mut self, now: Duration) -> Result<(), DetectorError> {
         for (grant, Recorded { door, until }) in self.record.all()? {
-            if until > now {
-                self.grants.adopt(grant, Running { door, until });
+            if until > now && until - now <= LONGEST {
+                self.grants.adopt(grant, RunningGrant { door, until });
             } else {
                 self.erase(&grant);
             }
@@ -184,7 +187,12 @@ impl GrantLedger {
         for refused in earned.into_iter().rev() {
             self.grants.undo(refused);
             match refused.before {
-                Some(running) => self.write(&refused.grant, running),
+                Some(running) => {
+                    self.write(&refused.grant, running);
+                    // A restoration meanwhile may have set the timer to the end that was refused.
+                    let left = running.until.saturating_sub(clock::since_boot());
+                    self.expiry_queue.set(refused.grant, left + SLACK);
+                }
                 None => self.erase(&refused.grant),
             }
             // Its timer may have gone off while it counted as extended.
@@ -214,7 +222,7 @@ impl GrantLedger {
 
     /// Ends a grant before its time and returns it as it was running, or `None` if it was not. The
     /// table must lose it after this, not before.
-    pub(super) fn end(&mut self, grant: Grant) -> Option<Running> {
+    pub(super) fn end(&mut self, grant: Grant) -> Option<RunningGrant> {
         self.expiry_queue.remove(&grant);
         let ended = self.grants.end(grant)?;
         self.erase(&grant);
@@ -222,7 +230,7 @@ impl GrantLedger {
     }
 
     /// Logs that a grant is out of the table.
-    pub(super) fn closed(&mut self, policy: &ActivePolicy, grant: Grant, ended: Running) {
+    pub(super) fn closed(&mut self, policy: &ActivePolicy, grant: Grant, ended: RunningGrant) {
         self.journal.closed(policy.door_name(ended.door), grant);
     }
 
@@ -252,10 +260,12 @@ impl GrantLedger {
         const MORE: Duration = Duration::from_secs(2);
         let now = clock::since_boot();
         let held: HashMap<_, _> = in_table.iter().map(|timed| (timed.grant, timed.until)).collect();
-        let right = |grant: &Grant, running: &Running| {
+        let right = |grant: &Grant, running: &RunningGrant| {
             let canonical = Grant { source: grant.source.to_canonical(), ..*grant };
-            held.get(&canonical)
-                .is_some_and(|&end| running.until <= end + LESS && end <= running.until + MORE)
+            held.get(&canonical).is_some_and(|&end| {
+                running.until <= end.saturating_add(LESS)
+                    && end <= running.until.saturating_add(MORE)
+            })
         };
         let running = self.grants.iter().filter(|(_, running)| running.until > now);
         let lost = running.filter(|(grant, running)| !right(grant, running));
@@ -280,7 +290,7 @@ impl GrantLedger {
     }
 
     /// Iterates over every grant that has been earned and has not ended.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Grant, Running)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Grant, RunningGrant)> {
         self.grants.iter()
     }
 

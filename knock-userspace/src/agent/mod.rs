@@ -46,10 +46,10 @@ use self::active_policy::ActivePolicy;
 use self::created_files::CreatedFiles;
 use self::enforcement::Enforcement;
 pub use self::error::AgentError;
-use self::event_loop::Sources;
+use self::event_loop::EventSources;
 use self::keys::Keys;
 use self::ledger::GrantLedger;
-use self::startup::Running;
+use self::startup::Started;
 use self::state_store::StateStore;
 use self::systemd::Systemd;
 use self::table::Table;
@@ -135,7 +135,7 @@ pub async fn run(
 async fn start(
     policy: Policy,
     options: &Options,
-) -> Result<(Running, control_socket::Server, control_socket::Inbox), AgentError> {
+) -> Result<(Started, control_socket::Server, control_socket::Inbox), AgentError> {
     let running = startup::start(policy, options).await?;
     let (outbox, inbox) = mpsc::channel(REQUESTS);
     let opened = control_socket::serve(&options.places.socket(), outbox)
@@ -155,7 +155,7 @@ async fn start(
 
 /// The running agent.
 struct Agent {
-    sources: Sources,
+    sources: EventSources,
     watcher: Watcher,
     ledger: GrantLedger,
     table: Table,
@@ -171,12 +171,12 @@ struct Agent {
 
 impl Agent {
     fn new(
-        running: Running,
+        running: Started,
         options: Options,
         inbox: control_socket::Inbox,
         signals: mpsc::Receiver<Signal>,
     ) -> Self {
-        let Running {
+        let Started {
             watcher,
             table,
             table_watch,
@@ -190,7 +190,7 @@ impl Agent {
             ..
         } = running;
         Self {
-            sources: Sources { key_folder, table_watch, interfaces, inbox, signals },
+            sources: EventSources { key_folder, table_watch, interfaces, inbox, signals },
             watcher,
             ledger,
             table,
@@ -214,7 +214,7 @@ impl Agent {
     }
 
     /// Waits until every earned grant is in the table.
-    async fn flush(&mut self) {
-        self.table.flush(&self.policy, &mut self.ledger).await;
+    async fn drain_pending(&mut self) {
+        self.table.drain_pending(&self.policy, &mut self.ledger).await;
     }
 }

@@ -49,7 +49,7 @@ impl Agent {
             (self.options.reread)().map_err(|error| Problem::new(Fault::Request, error))?;
         // A confirmed trial goes on under a config that observes.
         let enforcement = self.enforcement.after_reload(policy.mode);
-        if enforcement.mode(policy.mode) == Mode::Enforce {
+        if enforcement.mode_without_trial(policy.mode) == Mode::Enforce {
             self.refuse_lockout(&policy, caller)?;
         }
         let doors = policy.doors.len();
@@ -88,8 +88,8 @@ impl Agent {
             // because going back would open and close ports a second time.
             Ok(()) => Ok(self.commit(prepared).await),
             Err(error) => {
-                self.watcher.abandon(prepared.change)?;
                 self.keys.mark_stale();
+                self.watcher.abandon(prepared.change);
                 Err(error)
             }
         }
@@ -97,6 +97,19 @@ impl Agent {
 
     /// Makes all the changes that can fail and can be taken back.
     async fn prepare(
+        &mut self,
+        policy: ActivePolicy,
+        enforcement: Enforcement,
+    ) -> Result<Prepared, AgentError> {
+        let prepared = self.try_prepare(policy, enforcement).await;
+        if prepared.is_err() {
+            // The keys may have been read, and sequences computed, that the detector does not have.
+            self.keys.mark_stale();
+        }
+        prepared
+    }
+
+    async fn try_prepare(
         &mut self,
         policy: ActivePolicy,
         enforcement: Enforcement,
@@ -119,20 +132,15 @@ impl Agent {
         // again.
         self.state.update(|state| state.next_node = compiled.trie.next().0)?;
         let settings = watcher::settings(&policy, self.state.get(), self.options.trace_kernel);
-        match self.watcher.prepare(compiled, settings) {
-            Ok(change) => Ok(Prepared { policy, enforcement, present, key_folder, keys, change }),
-            Err(error) => {
-                self.keys.mark_stale();
-                Err(error)
-            }
-        }
+        let change = self.watcher.prepare(compiled, settings)?;
+        Ok(Prepared { policy, enforcement, present, key_folder, keys, change })
     }
 
     /// Makes the guard follow the new policy, in one transaction.
     async fn install(&mut self, prepared: &Prepared) -> Result<(), AgentError> {
         let Self { table, policy, ledger, .. } = self;
         // While the old policy is in force, so that the log names its doors.
-        table.flush(policy, ledger).await;
+        table.drain_pending(policy, ledger).await;
         let conntrack = table.conntrack_in_use(policy, ledger).await?;
         let ruleset = Ruleset::of(&prepared.policy, conntrack);
         Ok(table.install(ruleset, prepared.enforcement, policy, ledger).await?)

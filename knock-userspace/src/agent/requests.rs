@@ -7,7 +7,7 @@ use knock_control::{
 use knock_firewall::Tracking;
 use knock_policy as policy;
 
-use super::grants::Running;
+use super::grants::RunningGrant;
 use super::{Agent, clock};
 use crate::control_socket::Call;
 
@@ -84,9 +84,9 @@ impl Agent {
         Reply::Doors(policy.doors.iter().map(door).collect())
     }
 
-    fn shown(&self, grants: impl Iterator<Item = (policy::Grant, Running)>) -> Vec<Grant> {
+    fn shown(&self, grants: impl Iterator<Item = (policy::Grant, RunningGrant)>) -> Vec<Grant> {
         let now = clock::since_boot();
-        let show = |(grant, running): (policy::Grant, Running)| Grant {
+        let show = |(grant, running): (policy::Grant, RunningGrant)| Grant {
             source: grant.source,
             service: grant.service.to_string(),
             door: self.policy.door_name(running.door).map(str::to_owned),
@@ -105,7 +105,7 @@ impl Agent {
             .ledger
             .open(&self.policy, known, address, lasts)
             .map_err(|refused| Problem::new(Fault::Request, refused))?;
-        self.flush().await;
+        self.drain_pending().await;
         let opened: Vec<_> = self
             .ledger
             .iter()
@@ -139,7 +139,7 @@ impl Agent {
     async fn begin_trial(&mut self, trial: &Try) -> Answer {
         let lasts = trial.length()?;
         let until = clock::since_boot() + lasts;
-        let next = self.enforcement.tried(self.policy.mode, until).map_err(denied)?;
+        let next = self.enforcement.start_trial(self.policy.mode, until).map_err(denied)?;
         let Self { table, policy, ledger, .. } = &mut *self;
         table.enforce(next, policy, ledger).await.map_err(failed)?;
         self.enforcement = next;
@@ -152,7 +152,7 @@ impl Agent {
     }
 
     async fn confirm(&mut self, caller: &Caller) -> Answer {
-        let next = self.enforcement.confirmed(clock::since_boot()).map_err(denied)?;
+        let next = self.enforcement.confirm(clock::since_boot()).map_err(denied)?;
         self.refuse_lockout(&self.policy, caller)?;
         // On record first: if this agent is killed after the table has changed, the next one must
         // not observe again.

@@ -14,7 +14,7 @@ impl Agent {
         self.systemd.stopping();
         // Grants that wait are on record. One more transaction gets most of them into the table.
         self.table.submit_pending(&mut self.ledger);
-        self.table.settle(&self.policy, &mut self.ledger).await;
+        self.table.wait_until_idle(&self.policy, &mut self.ledger).await;
         self.log_totals();
         let clean = self.options.clean || self.off;
         let running = self.ledger.len();

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 use super::active_policy::ActivePolicy;
 use super::clock;
 use super::enforcement::Enforcement;
-use super::grants::{Earned, Running};
+use super::grants::{Earned, RunningGrant};
 use super::ledger::GrantLedger;
 
 /// How many attempts a restoration makes if the kernel refuses.
@@ -94,7 +94,7 @@ impl Completed {
 /// Returns `ruleset` with the mode and the trial of `enforcement`.
 fn enforced(ruleset: &Ruleset, enforcement: Enforcement) -> Ruleset {
     Ruleset {
-        mode: enforcement.mode(ruleset.mode),
+        mode: enforcement.mode_without_trial(ruleset.mode),
         trial_until: enforcement.trial_end(),
         ..ruleset.clone()
     }
@@ -217,7 +217,7 @@ impl Table {
     }
 
     /// Waits until every earned grant is in the table.
-    pub(super) async fn flush(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) {
+    pub(super) async fn drain_pending(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) {
         loop {
             self.submit_pending(ledger);
             if self.transaction.is_none() {
@@ -240,7 +240,7 @@ impl Table {
         ledger: &mut GrantLedger,
     ) -> Result<(), FirewallError> {
         // First what waits: a grant on its way would get into the table after it was revoked.
-        self.flush(policy, ledger).await;
+        self.drain_pending(policy, ledger).await;
         // Off the record first: if this agent is killed now, the next one must not restore them.
         let ended: Vec<_> =
             grants.iter().filter_map(|grant| Some((*grant, ledger.end(*grant)?))).collect();
@@ -277,7 +277,8 @@ impl Table {
         let mut firewall = self.idle(policy, ledger).await;
         // Read before the kernel gets the times: no timer may go off before its element does.
         let begun = clock::since_boot();
-        let timed = |(grant, running): (Grant, Running)| TimedGrant { grant, until: running.until };
+        let timed =
+            |(grant, running): (Grant, RunningGrant)| TimedGrant { grant, until: running.until };
         let running: Vec<_> = ledger.iter().map(timed).collect();
         let granted = firewall.0.grant(&running);
         drop(firewall);
@@ -341,7 +342,7 @@ impl Table {
     }
 
     /// Clears the scheduled look at the table, because it happens now.
-    pub(super) const fn retrying(&mut self) {
+    pub(super) const fn clear_retry(&mut self) {
         self.retry_at = None;
     }
 
@@ -405,7 +406,11 @@ impl Table {
     }
 
     /// Waits for the transaction under way.
-    pub(super) async fn settle(&mut self, policy: &ActivePolicy, ledger: &mut GrantLedger) {
+    pub(super) async fn wait_until_idle(
+        &mut self,
+        policy: &ActivePolicy,
+        ledger: &mut GrantLedger,
+    ) {
         self.idle(policy, ledger).await;
     }
 

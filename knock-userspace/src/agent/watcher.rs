@@ -32,7 +32,7 @@ pub(super) struct Watcher {
 }
 
 /// The kind of report that waits in a ring buffer.
-pub(super) enum Report {
+pub(super) enum Ready {
     /// Completed sequences, for [`Watcher::take_events`].
     Events,
     /// Sealed knocks, for [`Watcher::take_sealed`].
@@ -62,11 +62,11 @@ impl Watcher {
     /// # Errors
     ///
     /// If a ring buffer cannot be polled.
-    pub(super) async fn report(&mut self, paused: bool) -> io::Result<Report> {
+    pub(super) async fn report(&mut self, paused: bool) -> io::Result<Ready> {
         let Rings { events, sealed, trace } = &mut self.rings;
         tokio::select! {
-            ready = events.ready(), if !paused => ready.map(|()| Report::Events),
-            ready = sealed.ready(), if !paused => ready.map(|()| Report::Sealed),
+            ready = events.ready(), if !paused => ready.map(|()| Ready::Events),
+            ready = sealed.ready(), if !paused => ready.map(|()| Ready::Sealed),
             ended = forward(trace) => ended.map(|never| match never {}),
         }
     }
@@ -134,25 +134,26 @@ impl Watcher {
         match Detector::load_among(&compiled, settings, self.pins.as_ref()) {
             Ok(next) => Ok(Change { compiled, next: Some(next) }),
             Err(error) => {
-                self.reassert()?;
+                self.reassert();
                 Err(error.into())
             }
         }
     }
 
-    /// Takes a prepared change back, so that the maps hold what the running program expects.
-    ///
-    /// # Errors
-    ///
-    /// If a map cannot be written.
-    pub(super) fn abandon(&mut self, change: Change) -> Result<(), DetectorError> {
+    /// Discards a prepared change. The maps hold what the running program expects again.
+    pub(super) fn abandon(&mut self, change: Change) {
         let loaded = change.next.is_some();
         drop(change);
-        if loaded { self.reassert() } else { Ok(()) }
+        if loaded {
+            self.reassert();
+        }
     }
 
-    fn reassert(&mut self) -> Result<(), DetectorError> {
-        self.detector.reassert()
+    /// Logs an error in place of returning it: the error that led here counts more.
+    fn reassert(&mut self) {
+        if let Err(error) = self.detector.reassert() {
+            error!(%error, "the detector's doors are not what they were before the change");
+        }
     }
 
     /// Applies a prepared change.

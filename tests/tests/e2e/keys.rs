@@ -13,6 +13,7 @@ use knock_lab::keys::{Device, Keys};
 use knock_lab::process::seconds;
 use knock_lab::services::{Echo, tcp_open};
 use knock_lab::{Agent, ConfigText, Host, Lab};
+use nix::sys::signal::Signal;
 
 use crate::SSH;
 
@@ -154,6 +155,23 @@ fn a_device_closes_its_door_and_keeps_it_open_while_a_command_runs() {
     assert_eq!(log.matches("\"message\":\"closed\"").count(), 1, "never in between: {log}");
     assert!(log.contains("\"action\":\"close\""), "{log}");
     assert!(!tcp_open(&site.lab.client, site.lab.server.v4, 22));
+}
+
+#[test]
+fn of_a_close_and_an_open_that_waited_for_the_agent_the_later_counts() {
+    let site = Site::new(ssh_by(SEALED));
+    let line = site.add("laptop", &[]);
+    let mut agent = site.start();
+    site.send(&site.lab.client, &line, &request());
+    agent.await_opened(site.lab.client.v4, SSH);
+    agent.process().signal(Signal::SIGSTOP);
+    for action in [Action::Close, Action::Open] {
+        site.send(&site.lab.client, &line, &Request { action, ..request() });
+    }
+    agent.process().signal(Signal::SIGCONT);
+    agent.await_closed(site.lab.client.v4, SSH);
+    agent.await_opened(site.lab.client.v4, SSH);
+    assert!(tcp_open(&site.lab.client, site.lab.server.v4, 22));
 }
 
 #[test]

@@ -174,6 +174,22 @@ fn a_program_of_another_layout_is_replaced_and_the_log_says_what_was_lost() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_the_detector_of_another_layout_where_it_is() {
+    let lab = Lab::new();
+    let config = granted(&lab).terminate();
+    let pins = Places::of(lab.server.name()).pins;
+    let (own, other) = (pins.join(format!("v{LAYOUT}")), pins.join("v0"));
+    std::fs::rename(&own, &other).expect("a layout that this program does not know");
+    let too_many = Config::new(ConfigText::ssh().top("max_sources", 1 << 29));
+    let path = too_many.path();
+    let failed = xknockd(&lab.server).arg("run").arg("--config").arg(path).output();
+    assert!(!failed.expect("xknockd runs").status.success());
+    assert!(other.is_dir() && !own.exists());
+    assert!(lab.server.ip("-d link show eth0").contains("xdp"), "the detector goes on");
+    Agent::start_again(&lab.server, config).stop();
+}
+
+#[test]
 fn other_sizes_make_other_maps_and_keep_grants() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);

@@ -83,6 +83,21 @@ fn a_foreign_xdp_program_is_named_and_keeps_its_place() {
 }
 
 #[test]
+fn a_first_start_that_fails_after_its_table_leaves_no_port_closed() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    // What looks like another layout and cannot be removed stops the start when the table is there.
+    let strange = Places::of(lab.server.name()).pins.join("x/y");
+    std::fs::create_dir_all(&strange).expect("folders in the BPF file system");
+    let (_, said) = start(&lab.server, ConfigText::ssh(), &[]);
+    assert!(said.contains("/x/y"), "{said}");
+    assert_eq!(lab.server.sh("nft list tables"), "");
+    assert!(tcp_open(&lab.stranger, lab.server.v4, 22));
+    std::fs::remove_dir(&strange).expect("an empty folder");
+    Agent::start(&lab.server, ConfigText::ssh()).stop();
+}
+
+#[test]
 fn a_program_that_comes_later_does_not_push_the_detector_out() {
     let lab = Lab::new();
     let mut agent = Agent::start(&lab.server, ConfigText::ssh());

@@ -1,10 +1,12 @@
 //! Changes of the table and the interfaces by other tools and the kernel.
 
+use knock_common::LAYOUT;
 use knock_lab::clients::xknock_steps;
 use knock_lab::netns::Netns;
 use knock_lab::process::seconds;
 use knock_lab::services::{Echo, eventually, tcp_open};
 use knock_lab::{Agent, ConfigText, Host, Lab};
+use knock_userspace::places::Places;
 use nix::sys::signal::Signal;
 
 use crate::{SSH, STEPS, granted, verb};
@@ -82,6 +84,36 @@ fn a_set_that_another_tool_limits_is_made_anew_when_it_is_full() {
     limit_to_one_grant(&lab.server, "nft --terse list");
     Agent::start_again(&lab.server, config);
     both_are_in();
+}
+
+#[test]
+fn elements_without_an_end_or_with_a_far_one_are_removed() {
+    let lab = Lab::new();
+    let _ssh = Echo::start(&lab.server, 22);
+    let mut agent = granted(&lab);
+    let add = |host: &Host, timeout: &str| {
+        let element = format!("{} . tcp . 22 {timeout}", host.v4);
+        lab.server.sh(&format!("nft add element inet xknock open4 '{{ {element} }}'"));
+    };
+    // Of a source with a grant, and of one without.
+    lab.server.sh("nft flush set inet xknock open4");
+    add(&lab.client, "");
+    add(&lab.stranger, "");
+    eventually("a table without the stranger", || !tcp_open(&lab.stranger, lab.server.v4, 22));
+    assert!(tcp_open(&lab.client, lab.server.v4, 22));
+    agent.await_message("restored what was changed");
+    // The same where the next agent finds no record of who earned what.
+    let config = agent.kill();
+    verb(&lab.server, &["revoke", &lab.client.v4.to_string()]);
+    std::fs::remove_dir_all(Places::of(lab.server.name()).pins.join(format!("v{LAYOUT}")))
+        .expect("the record is gone");
+    add(&lab.client, "");
+    add(&lab.stranger, "timeout 1100d");
+    let agent = Agent::start_again(&lab.server, config);
+    for host in [&lab.client, &lab.stranger] {
+        assert!(!tcp_open(host, lab.server.v4, 22));
+    }
+    agent.stop();
 }
 
 #[test]

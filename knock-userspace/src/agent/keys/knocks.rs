@@ -14,9 +14,9 @@ use crate::agent::ledger::GrantLedger;
 use crate::agent::{Agent, AgentError, watcher};
 use crate::keyring::{Admission, Denial};
 
-/// The most sealed knocks that are judged at once. Each is written to disk before it opens
-/// anything.
-const SEALED_BATCH: usize = 16;
+/// The number of sealed knocks that are judged at once. A knock that opens must find what the one
+/// before it has closed, and grants are closed after the batch.
+const SEALED_BATCH: usize = 1;
 
 /// A completed keyed knock and its judgement.
 pub(in crate::agent) struct Judged {
@@ -118,6 +118,7 @@ impl Agent {
         debug!(took_ms, slot, "keys renewed in the detector");
         if let Err(error) = result {
             error!(%error, "the detector could not follow a change of keys");
+            self.keys.retry_soon();
         }
     }
 

@@ -179,6 +179,16 @@ impl Keys {
         self.reread = Some(Instant::now());
     }
 
+    /// Schedules another renewal of the detector's keys after a pause, because it refused them.
+    pub(super) fn retry_soon(&mut self) {
+        /// Long enough not to keep a kernel busy that has no memory left.
+        const RETRY: Duration = Duration::from_millis(500);
+        // A slot that begins is due at once, and would be for as long as the detector refuses.
+        self.slot = slot_of(clock::wall_ns());
+        self.has_sequences = true;
+        self.reread = Some(Instant::now() + RETRY);
+    }
+
     /// Schedules a reading of the folder, because a file in it has changed. Others may change with
     /// it.
     pub(super) fn read_soon(&mut self) {

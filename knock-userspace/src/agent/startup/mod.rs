@@ -9,7 +9,7 @@
 //!    |
 //! Attached    links to interfaces, readers of the ring buffers   + links made for this program
 //!    |
-//! Running     the nftables table, then the detector's pins        table and pins, if no agent was
+//! Started     the nftables table, then the detector's pins        table and pins, if no agent was
 //! ```
 //!
 //! The table comes last. It is one transaction, and the only step that cannot be taken back
@@ -39,7 +39,7 @@ use super::{AgentError, Options};
 use crate::interfaces::Interfaces;
 
 /// The parts of an agent that has started.
-pub(super) struct Running {
+pub(super) struct Started {
     pub(super) watcher: Watcher,
     pub(super) table: Table,
     pub(super) table_watch: Watch,
@@ -59,7 +59,7 @@ pub(super) struct Running {
 /// # Errors
 ///
 /// If a phase fails. The host is then as the head of this module says.
-pub(super) async fn start(policy: Policy, options: &Options) -> Result<Running, AgentError> {
+pub(super) async fn start(policy: Policy, options: &Options) -> Result<Started, AgentError> {
     let preflight = Preflight::check(&policy, options).await?;
     preflight.load(ActivePolicy::new(policy), options)?.attach()?.install()
 }
@@ -195,13 +195,13 @@ fn attach(
 }
 
 impl Attached {
-    fn install(mut self) -> Result<Running, AgentError> {
+    fn install(mut self) -> Result<Started, AgentError> {
         match self.try_install() {
             Ok(()) => {
                 let Self { preflight, policy, keys, key_folder, watcher, guard } = self;
                 let Preflight { interfaces, state, ledger, is_first, .. } = preflight;
                 let GuardBefore { table, watch: table_watch, enforcement, .. } = guard;
-                Ok(Running {
+                Ok(Started {
                     watcher,
                     table,
                     table_watch,
@@ -216,7 +216,12 @@ impl Attached {
                 })
             }
             Err(error) => {
-                let Self { preflight, watcher, .. } = self;
+                let Self { preflight, watcher, guard, .. } = self;
+                // A table that was absent is this agent's. Ports must not stay closed that no agent
+                // could open.
+                if preflight.is_first && guard.held.is_absent() {
+                    guard.table.remove();
+                }
                 drop(watcher);
                 preflight.abandon();
                 Err(error)
@@ -249,7 +254,7 @@ impl Attached {
     }
 }
 
-impl Running {
+impl Started {
     /// Undoes a completed start, because a step after it failed.
     pub(super) fn abandon(self) {
         let Self { watcher, table, ledger, state, is_first, .. } = self;

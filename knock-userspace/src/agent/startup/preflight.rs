@@ -23,6 +23,8 @@ pub(super) struct Preflight {
     pub(super) ledger: GrantLedger,
     /// Whether no agent of this layout ran before.
     pub(super) is_first: bool,
+    /// Whether no agent of any layout has left anything among the pins.
+    pins_are_new: bool,
 }
 
 impl Preflight {
@@ -42,7 +44,8 @@ impl Preflight {
         let state = StateStore::open(record.state)?;
         let is_first = state.is_new();
         let ledger = GrantLedger::new(record.grants);
-        let preflight = Self { interfaces, present, pins, state, ledger, is_first };
+        let pins_are_new = is_first && pins.as_ref().is_none_or(Pins::hold_one_layout);
+        let preflight = Self { interfaces, present, pins, state, ledger, is_first, pins_are_new };
         match preflight.refuse_occupied(policy) {
             Ok(()) => Ok(preflight),
             Err(error) => {
@@ -67,12 +70,17 @@ impl Preflight {
         Ok(linked.unwrap_or_default())
     }
 
-    /// Removes the pins if no agent ran before, because then this one has made all of them.
+    /// Removes the pins that this agent has made: all of them if there were none, and those of its
+    /// layout if an agent of another layout ran before. That one's detector goes on.
     pub(super) fn abandon(self) {
-        let Self { pins, is_first, .. } = self;
-        if let (Some(pins), true) = (pins, is_first)
-            && let Err(error) = pins.remove_all()
-        {
+        let Self { pins, is_first, pins_are_new, .. } = self;
+        let Some(pins) = pins else { return };
+        let removed = match (pins_are_new, is_first) {
+            (true, _) => pins.remove_all(),
+            (false, true) => pins.remove_layout(),
+            (false, false) => Ok(()),
+        };
+        if let Err(error) = removed {
             error!(%error, "pinned maps and links could not be removed");
         }
     }
