@@ -9,7 +9,7 @@
 //!    |
 //! Attached    links to interfaces, readers of the ring buffers   + links made for this program
 //!    |
-//! Started     the nftables table, then the detector's pins        table and pins, if no agent was
+//! Started     the nftables table, then the detector's pins       + table, if no agent ran before
 //! ```
 //!
 //! The table comes last. It is one transaction, and the only step that cannot be taken back
