@@ -1,4 +1,4 @@
-//! Which types aya may copy to and from maps.
+//! The types that aya may copy to and from maps.
 
 use super::{
     Clock, Counters, Edge, Gate, GrantKey, GrantValue, Pattern, Source, State, Transition,

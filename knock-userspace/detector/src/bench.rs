@@ -1,4 +1,4 @@
-//! What the benchmark needs of the kernel beside the detector: programs run in place, generated
+//! The benchmark's access to the kernel beside the detector: programs run in place, generated
 //! traffic, and programs of others.
 
 use std::io;

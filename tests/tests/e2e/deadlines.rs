@@ -1,4 +1,4 @@
-//! What was promised until a moment ends at that moment, however slow the agent is meanwhile.
+//! Grants and trials that end at their time, however slow the agent is meanwhile.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
