@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::places::Places;
+use crate::instance_paths::InstancePaths;
 
 /// The lock, held as long as this value lives. The kernel releases it when the process dies.
 #[derive(Debug)]
@@ -41,16 +41,16 @@ impl Lock {
     /// # Errors
     ///
     /// See [`LockError`].
-    pub fn take(places: &Places) -> Result<Self, LockError> {
-        let path = places.lock();
+    pub fn take(paths: &InstancePaths) -> Result<Self, LockError> {
+        let path = paths.lock();
         let fail = |source| LockError::File { path: path.display().to_string(), source };
         // The control socket lies in this folder too, so only the agent's user may enter it.
-        DirBuilder::new().recursive(true).mode(0o700).create(&places.run).map_err(fail)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&paths.run).map_err(fail)?;
         let file = open(&path).map_err(fail)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             // The agent that held the lock may have removed the file since it was opened here. The
             // next agent would not find the file that is locked now.
-            Ok(file) if !is_at(&file, &path).map_err(fail)? => Self::take(places),
+            Ok(file) if !is_at(&file, &path).map_err(fail)? => Self::take(paths),
             Ok(mut file) => {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
                 // On a full disk the number is missing, but the lock holds.
@@ -67,11 +67,11 @@ impl Lock {
     }
 
     /// Removes the lock's folder with all that the agent has in it.
-    pub fn remove(self, places: &Places) {
+    pub fn remove(self, paths: &InstancePaths) {
         // The folder last: once it is gone, nothing of the agent is left.
-        let _ = fs::remove_file(places.socket());
-        let _ = fs::remove_file(places.lock());
-        let _ = fs::remove_dir(&places.run);
+        let _ = fs::remove_file(paths.socket());
+        let _ = fs::remove_file(paths.lock());
+        let _ = fs::remove_dir(&paths.run);
     }
 }
 

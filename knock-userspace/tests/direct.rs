@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
@@ -42,5 +42,5 @@ fn without_an_agent_a_door_opens_within_the_same_limits() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert!(said.contains(expected), "{arguments:?}: {said}");
     }
-    let _ = fs::remove_dir_all(Places::of(&instance).run);
+    let _ = fs::remove_dir_all(InstancePaths::of(&instance).run);
 }

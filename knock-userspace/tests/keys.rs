@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use knock_keys::{Folder, Key, KeyId, KeyLine, KeyMethod, Kind};
+use knock_userspace::instance_paths::InstancePaths;
 use knock_userspace::keyring::ReplayStore;
-use knock_userspace::places::Places;
 use tempfile::TempDir;
 
 const CONFIG: &str = r#"
@@ -33,7 +33,7 @@ struct Host(TempDir, String);
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(Places::of(&self.1).state);
+        let _ = fs::remove_dir_all(InstancePaths::of(&self.1).state);
     }
 }
 
@@ -53,7 +53,7 @@ impl Host {
 
     /// The file of newest times as it is once a knock was made with this key.
     fn knocked(&self, id: KeyId) {
-        let path = Places::of(&self.1).newest();
+        let path = InstancePaths::of(&self.1).newest();
         let (mut numbers, _) = ReplayStore::open(&path, 0);
         numbers.set(id.number(), 1).expect("written");
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use knock_control::{Done, Reply, Request};
 use knock_output::READER_GONE;
 use knock_userspace::control_socket::{Call, serve};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,7 +32,7 @@ const STATUS: &str = r#"{"version":"0.1.0","process":1,"mode":"observe","trial_s
 /// A network namespace for the thread of the test, with a config and an instance's folders.
 struct Host {
     folder: TempDir,
-    places: Places,
+    paths: InstancePaths,
     instance: String,
 }
 
@@ -44,9 +44,9 @@ impl Host {
         fs::write(folder.path().join("xknockd.toml"), config).expect("a config");
         let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
         let instance = format!("output{name}");
-        let places = Places::of(&instance);
-        fs::create_dir_all(&places.run).expect("a folder for the socket");
-        Self { folder, places, instance }
+        let paths = InstancePaths::of(&instance);
+        fs::create_dir_all(&paths.run).expect("a folder for the socket");
+        Self { folder, paths, instance }
     }
 
     fn xknockd(&self, arguments: &[&str]) -> Command {
@@ -60,7 +60,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for folder in [&self.places.run, &self.places.state, &self.places.pins] {
+        for folder in [&self.paths.run, &self.paths.state, &self.paths.pins] {
             let _ = fs::remove_dir_all(folder);
         }
     }
@@ -89,7 +89,7 @@ fn stderr(output: &Output) -> String {
 
 /// Answers requests as an agent does that has no door and no grant.
 fn answer(host: &Host) {
-    let socket = host.places.socket();
+    let socket = host.paths.socket();
     let (outbox, mut inbox) = mpsc::channel::<Call>(1);
     let (ready, is_ready) = std::sync::mpsc::channel();
     thread::spawn(move || {

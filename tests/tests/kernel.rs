@@ -9,8 +9,8 @@ use knock_lab::agent::{Config, xknockd, xknockd_output};
 use knock_lab::{Agent, ConfigText, Lab};
 use knock_policy::compile::{Served, compile};
 use knock_policy::{Door, Knocks, Policy, Service};
+use knock_userspace::instance_paths::InstancePaths;
 use knock_userspace::kernel_features::features;
-use knock_userspace::places::Places;
 
 /// Returns whether this kernel is one that the agent must refuse.
 fn is_too_old() -> bool {
@@ -34,7 +34,7 @@ fn the_agent_starts_or_says_what_the_kernel_lacks_and_leaves_nothing() {
     assert!(said.contains("the detector needs Linux "), "{said}");
     assert_eq!(lab.server.sh("nft list tables"), "");
     assert!(!lab.server.ip("-d link show").contains("xdp"));
-    let Places { run, pins, state } = Places::of(lab.server.name());
+    let InstancePaths { run, pins, state } = InstancePaths::of(lab.server.name());
     for path in [run, pins, state] {
         assert!(!path.exists(), "{}", path.display());
     }
@@ -66,7 +66,7 @@ fn probing_leaves_nothing_behind() {
     let output = xknockd_output(&lab.server, &["check", "--kernel"]);
     assert_eq!(output.status.success(), !is_too_old());
     assert_eq!(look(), before);
-    assert!(!Places::of(lab.server.name()).pins.exists());
+    assert!(!InstancePaths::of(lab.server.name()).pins.exists());
 }
 
 #[test]

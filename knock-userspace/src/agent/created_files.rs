@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use knock_keys::Folder;
 
-use crate::places::Places;
+use crate::instance_paths::InstancePaths;
 
 /// Files and folders that were absent before the start. The folder of keys is not among them:
 /// agents of several network namespaces may share one, and the owner may be about to put a key into
@@ -17,10 +17,10 @@ pub(super) struct CreatedFiles {
 }
 
 impl CreatedFiles {
-    pub(super) fn before_start(keys: &Path, places: &Places) -> Self {
+    pub(super) fn before_start(keys: &Path, paths: &InstancePaths) -> Self {
         Self {
-            newest: Some(places.newest()).filter(|file| !file.exists()),
-            state: Some(places.state.clone()).filter(|folder| !folder.exists()),
+            newest: Some(paths.newest()).filter(|file| !file.exists()),
+            state: Some(paths.state.clone()).filter(|folder| !folder.exists()),
             keys: keys.to_owned(),
         }
     }
@@ -43,41 +43,41 @@ impl CreatedFiles {
 mod tests {
     use super::*;
 
-    fn host() -> (tempfile::TempDir, PathBuf, Places) {
+    fn host() -> (tempfile::TempDir, PathBuf, InstancePaths) {
         let host = tempfile::tempdir().unwrap();
         let [keys, run, pins, state] =
             ["keys", "run", "pins", "state"].map(|name| host.path().join(name));
         fs::create_dir(&keys).unwrap();
-        (host, keys, Places { run, pins, state })
+        (host, keys, InstancePaths { run, pins, state })
     }
 
     #[test]
     fn what_a_start_made_goes_and_what_was_there_stays() {
-        let (_host, keys, places) = host();
+        let (_host, keys, paths) = host();
         for was_there in [false, true] {
             if was_there {
-                fs::create_dir(&places.state).unwrap();
+                fs::create_dir(&paths.state).unwrap();
             }
-            let created = CreatedFiles::before_start(&keys, &places);
-            fs::create_dir_all(&places.state).unwrap();
-            fs::write(places.newest(), "times").unwrap();
+            let created = CreatedFiles::before_start(&keys, &paths);
+            fs::create_dir_all(&paths.state).unwrap();
+            fs::write(paths.newest(), "times").unwrap();
             created.remove();
-            assert_eq!(places.state.exists(), was_there);
-            assert!(!places.newest().exists() && keys.exists());
+            assert_eq!(paths.state.exists(), was_there);
+            assert!(!paths.newest().exists() && keys.exists());
         }
-        fs::write(places.newest(), "older times").unwrap();
-        CreatedFiles::before_start(&keys, &places).remove();
-        assert!(places.newest().exists());
+        fs::write(paths.newest(), "older times").unwrap();
+        CreatedFiles::before_start(&keys, &paths).remove();
+        assert!(paths.newest().exists());
     }
 
     #[test]
     fn times_stay_where_there_are_keys() {
-        let (_host, keys, places) = host();
-        let created = CreatedFiles::before_start(&keys, &places);
-        fs::create_dir(&places.state).unwrap();
-        fs::write(places.newest(), "times").unwrap();
+        let (_host, keys, paths) = host();
+        let created = CreatedFiles::before_start(&keys, &paths);
+        fs::create_dir(&paths.state).unwrap();
+        fs::write(paths.newest(), "times").unwrap();
         fs::write(Folder::new(&keys).file("laptop"), "a key").unwrap();
         created.remove();
-        assert!(places.newest().exists());
+        assert!(paths.newest().exists());
     }
 }

@@ -55,13 +55,13 @@ use self::systemd::Systemd;
 use self::table::Table;
 use self::watcher::Watcher;
 use crate::control_socket;
+use crate::instance_paths::InstancePaths;
 use crate::lock::Lock;
-use crate::places::Places;
 
 /// The settings that come from the command line instead of the config.
 pub struct Options {
     /// The agent's folders.
-    pub places: Places,
+    pub paths: InstancePaths,
     /// Log what the kernel program sees.
     pub trace_kernel: bool,
     /// Remove everything when the agent stops.
@@ -101,14 +101,14 @@ pub async fn run(
     on_ready: impl FnOnce(),
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), AgentError> {
-    let lock = Lock::take(&options.places)?;
+    let lock = Lock::take(&options.paths)?;
     // Before anything is made: a failed start removes only what was absent here.
-    let created = CreatedFiles::before_start(&policy.keys, &options.places);
+    let created = CreatedFiles::before_start(&policy.keys, &options.paths);
     let (running, control, inbox) = match start(policy, &options).await {
         Ok(started) => started,
         Err(error) => {
             created.remove();
-            lock.remove(&options.places);
+            lock.remove(&options.paths);
             return Err(error);
         }
     };
@@ -138,7 +138,7 @@ async fn start(
 ) -> Result<(Started, control_socket::Server, control_socket::Inbox), AgentError> {
     let running = startup::start(policy, options).await?;
     let (outbox, inbox) = mpsc::channel(REQUESTS);
-    let opened = control_socket::serve(&options.places.socket(), outbox)
+    let opened = control_socket::serve(&options.paths.socket(), outbox)
         .map_err(AgentError::from)
         .and_then(|control| {
             sandbox::enter(options, &running.policy)?;

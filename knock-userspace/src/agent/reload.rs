@@ -121,7 +121,7 @@ impl Agent {
         self.watcher.refuse_occupied(&policy, &present)?;
         // First the watch, then the keys: no change of a file falls in between.
         let key_folder = FolderWatch::open(&policy);
-        let mut keys = (!self.keys.fit(&policy)).then(|| Keys::open(&policy, &self.options.places));
+        let mut keys = (!self.keys.fit(&policy)).then(|| Keys::open(&policy, &self.options.paths));
         if keys.is_none() {
             // A change of the files may have gone unnoticed.
             self.keys.read();

@@ -11,7 +11,7 @@ use landlock::{
 };
 
 use super::{AgentError, Options};
-use crate::places::Places;
+use crate::instance_paths::InstancePaths;
 use crate::syscalls;
 
 /// Enters the sandbox. The agent keeps the capabilities to load programs and to change tables, its
@@ -29,7 +29,7 @@ pub(super) fn enter(options: &Options, policy: &Policy) -> Result<(), AgentError
     nix::sys::prctl::set_no_new_privs().map_err(failed)?;
     let config = options.config.iter().filter_map(|path| path.parent());
     let read = config.chain([policy.keys.as_path()]);
-    let Places { run, pins, state } = &options.places;
+    let InstancePaths { run, pins, state } = &options.paths;
     restrict_files(read, &[pins, run, state]).map_err(failed)?;
     drop_capabilities().map_err(failed)?;
     syscalls::restrict().map_err(failed)

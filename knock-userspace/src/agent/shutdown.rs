@@ -49,7 +49,7 @@ impl Agent {
         drop((ledger, state));
         watcher.remove();
         // The folder stays if the replay store lies in it: used knocks must not count again.
-        let _ = std::fs::remove_dir(&options.places.state);
-        lock.remove(&options.places);
+        let _ = std::fs::remove_dir(&options.paths.state);
+        lock.remove(&options.paths);
     }
 }

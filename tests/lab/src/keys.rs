@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use knock_keys::{Folder, Key, KeyDoor, KeyLine, Kind};
+use knock_userspace::instance_paths::InstancePaths;
 use knock_userspace::keyring::ReplayStore;
-use knock_userspace::places::Places;
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Config, program, xknockd};
@@ -90,7 +90,7 @@ impl Keys {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
             last = Some(line);
         }
-        ReplayStore::create_if_absent(&Places::of(server.name()).newest()).expect("made");
+        ReplayStore::create_if_absent(&InstancePaths::of(server.name()).newest()).expect("made");
         last.expect("one key at least")
     }
 

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use knock_common::sequence::{Protocol, Step};
 use knock_common::traffic::{FRAME, Pattern};
 use knock_detector::Traffic;
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 
 use crate::leftovers;
 use crate::netns::Netns;
@@ -112,7 +112,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // First, because an agent that still runs would write its files again.
         self.netns.end_processes();
-        let Places { run, pins, state } = Places::of(self.netns.name());
+        let InstancePaths { run, pins, state } = InstancePaths::of(self.netns.name());
         for folder in [pins, run, state] {
             leftovers::remove_folder(&folder);
         }

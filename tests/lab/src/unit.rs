@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Config, program};
@@ -59,8 +59,8 @@ impl OwnUser {
         let bpf = leftovers::folder();
         run(Command::new("mount").args(["-t", "bpf", "-o", "mode=0700", "bpf"]).arg(bpf.path()));
         let own = Self { bpf, config: config.path() };
-        let places = Places::of(host.name());
-        let pins = places.pins.file_name().expect("a folder").to_string_lossy().into_owned();
+        let paths = InstancePaths::of(host.name());
+        let pins = paths.pins.file_name().expect("a folder").to_string_lossy().into_owned();
         let place = own.bpf.path().display();
         let mut commands = settings("ExecStartPre").into_iter();
         let command = commands
@@ -72,9 +72,9 @@ impl OwnUser {
             .replace("chgrp xknockd", &format!("chgrp {USER}"));
         let command = command.strip_prefix("-+").expect("a command of root");
         run(Command::new("sh").args(["-c", command]));
-        fs::create_dir(&places.run).expect("the runtime directory");
-        fs::set_permissions(&places.run, fs::Permissions::from_mode(0o700)).expect("its mode");
-        chown(&places.run, Some(USER), Some(USER)).expect("its owner");
+        fs::create_dir(&paths.run).expect("the runtime directory");
+        fs::set_permissions(&paths.run, fs::Permissions::from_mode(0o700)).expect("its mode");
+        chown(&paths.run, Some(USER), Some(USER)).expect("its owner");
         let folder = own.config.parent().expect("a folder");
         for (path, mode) in [(folder, 0o750), (own.config.as_path(), 0o640)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");

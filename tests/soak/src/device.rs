@@ -31,7 +31,7 @@ impl Device {
         let now = now_ns() / 1_000_000_000;
         let (key, line) =
             Key::draw("device".into(), host, Kind::Shared, vec![door], now, None, None)?;
-        ReplayStore::create_if_absent(&world.places().newest())?;
+        ReplayStore::create_if_absent(&world.paths().newest())?;
         Folder::new(keys.path().join("keys")).write(&key, false)?;
         let sealer = Sealer::new(line.id, &line.credential).context("a key")?;
         Ok(Self { sealer, captured: Vec::new(), _keys: keys })

@@ -185,7 +185,7 @@ impl Soak {
         if links.contains("xdp") {
             bail!("`xknockd off` leaves a program: {links}");
         }
-        for path in [self.world.places().pins, self.world.places().run] {
+        for path in [self.world.paths().pins, self.world.paths().run] {
             if path.exists() {
                 bail!("`xknockd off` leaves {}", path.display());
             }

@@ -16,7 +16,7 @@ use knock_lab::netns::Netns;
 use knock_lab::process::{PATIENCE, Process};
 use knock_lab::services::Echo;
 use knock_lab::{Config, Lab};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -157,8 +157,8 @@ impl World {
 
     // The agent.
 
-    pub(crate) fn places(&self) -> Places {
-        Places::of(self.lab.server.name())
+    pub(crate) fn paths(&self) -> InstancePaths {
+        InstancePaths::of(self.lab.server.name())
     }
 
     pub(crate) const fn runs(&self) -> bool {
@@ -306,7 +306,7 @@ impl World {
 
     /// Returns the indices of interfaces for which a link is pinned.
     pub(crate) fn links(&self) -> BTreeSet<u64> {
-        let folder = fs::read_dir(self.places().pins.join("links"));
+        let folder = fs::read_dir(self.paths().pins.join("links"));
         let name = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
         folder.into_iter().flatten().flatten().filter_map(name).collect()
     }

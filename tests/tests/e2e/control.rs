@@ -3,14 +3,14 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use knock_lab::{Agent, ConfigText, Host, Lab};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use serde_json::{Value, json};
 
 use crate::refused;
 
 /// Sends a request with curl, and returns the HTTP status and the JSON.
 fn curl(host: &Host, arguments: &[&str]) -> (u32, Value) {
-    let socket = Places::of(host.name()).socket();
+    let socket = InstancePaths::of(host.name()).socket();
     let mut command = host.command("curl");
     command.arg("--silent").arg("--unix-socket").arg(socket).args(["-w", "\n%{http_code}"]);
     let output = command.args(arguments).output().expect("curl runs");
@@ -70,12 +70,12 @@ fn malformed_requests_are_refused_with_a_reason() {
 fn only_the_agents_user_can_reach_the_socket() {
     let lab = Lab::new();
     let agent = Agent::start(&lab.server, ConfigText::ssh());
-    let places = Places::of(lab.server.name());
+    let paths = InstancePaths::of(lab.server.name());
     let mode = |path: &std::path::Path| {
         std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
     };
-    assert_eq!((mode(&places.run), mode(&places.socket())), (0o700, 0o600));
-    assert_eq!((mode(&places.lock()), mode(&places.pins)), (0o600, 0o700));
+    assert_eq!((mode(&paths.run), mode(&paths.socket())), (0o700, 0o600));
+    assert_eq!((mode(&paths.lock()), mode(&paths.pins)), (0o600, 0o700));
     agent.stop();
 }
 

@@ -9,7 +9,7 @@ use knock_lab::agent::program;
 use knock_lab::process::{seconds, slowness};
 use knock_lab::services::{Echo, eventually, tcp_open};
 use knock_lab::{Agent, Config, ConfigText, Host, Lab};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -110,7 +110,7 @@ fn a_grant_that_only_the_table_knows_is_no_longer_for_a_slow_start() {
     let mut agent = None;
     let promise = Promise::of(Duration::from_secs(600), || agent = Some(granted(&lab)));
     let config = agent.expect("an agent").terminate();
-    let pins = Places::of(lab.server.name()).pins;
+    let pins = InstancePaths::of(lab.server.name()).pins;
     let (own, other) = (pins.join(format!("v{LAYOUT}")), pins.join("v0"));
     std::fs::rename(own, other).expect("a layout that this program does not know");
     let next = slow(&lab.server, config);

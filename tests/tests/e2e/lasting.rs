@@ -15,7 +15,7 @@ use knock_lab::process::Process;
 use knock_lab::services::{Echo, tcp_open};
 use knock_lab::table::await_table;
 use knock_lab::{Agent, Config, ConfigText, Lab, Packet, wire};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -162,7 +162,7 @@ fn a_program_of_another_layout_is_replaced_and_the_log_says_what_was_lost() {
     let _ssh = Echo::start(&lab.server, 22);
     let agent = granted(&lab);
     let config = agent.terminate();
-    let pins = Places::of(lab.server.name()).pins;
+    let pins = InstancePaths::of(lab.server.name()).pins;
     let (own, other) = (pins.join(format!("v{LAYOUT}")), pins.join("v0"));
     std::fs::rename(&own, &other).expect("a layout that this program does not know");
     let mut next = Agent::start_again(&lab.server, config);
@@ -177,7 +177,7 @@ fn a_program_of_another_layout_is_replaced_and_the_log_says_what_was_lost() {
 fn a_start_that_fails_leaves_the_detector_of_another_layout_where_it_is() {
     let lab = Lab::new();
     let config = granted(&lab).terminate();
-    let pins = Places::of(lab.server.name()).pins;
+    let pins = InstancePaths::of(lab.server.name()).pins;
     let (own, other) = (pins.join(format!("v{LAYOUT}")), pins.join("v0"));
     std::fs::rename(&own, &other).expect("a layout that this program does not know");
     let too_many = Config::new(ConfigText::ssh().top("max_sources", 1 << 29));
@@ -216,7 +216,7 @@ fn traced(lab: &Lab, config: &Config, trace: &Path, more: &[String]) -> Command 
 
 /// Ends a traced agent, and strace with it.
 fn end_traced(lab: &Lab, process: Process, signal: Signal) {
-    let lock = std::fs::read_to_string(Places::of(lab.server.name()).lock());
+    let lock = std::fs::read_to_string(InstancePaths::of(lab.server.name()).lock());
     let id = lock.expect("the lock of the agent").trim().parse().expect("its process");
     // It may be about to end by itself.
     let _ = kill(Pid::from_raw(id), signal);
@@ -307,7 +307,7 @@ fn where_nothing_can_be_pinned_the_agent_says_so_and_works() {
 fn a_full_disk_is_named_and_leaves_nothing() {
     let lab = Lab::new();
     let config = Config::new(ConfigText::ssh());
-    let run = Places::of(lab.server.name()).run;
+    let run = InstancePaths::of(lab.server.name()).run;
     std::fs::create_dir_all(&run).expect("a folder to mount on");
     let mut command = lab.server.command("unshare");
     // There is room for the lock and none for a socket.

@@ -24,7 +24,7 @@ mod world;
 use knock_lab::agent::xknockd_output;
 use knock_lab::clients::xknock_steps;
 use knock_lab::{Agent, ConfigText, Host, Lab};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 
 /// A config that is wrong in line 8, column 12.
 const NO_TIME: &str = "
@@ -42,7 +42,7 @@ fn assert_no_trace(host: &Host) {
     assert_eq!(host.sh("nft list tables"), "");
     let links = host.ip("-d link show");
     assert!(!links.contains("xdp"), "{links}");
-    let Places { run, pins, state } = Places::of(host.name());
+    let InstancePaths { run, pins, state } = InstancePaths::of(host.name());
     for folder in [run, pins, state] {
         assert!(!folder.exists(), "{}", folder.display());
     }

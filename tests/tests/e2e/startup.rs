@@ -8,7 +8,7 @@ use knock_lab::clients::xknock_steps;
 use knock_lab::process::Process;
 use knock_lab::services::{Echo, tcp_open};
 use knock_lab::{ConfigText, Host, Lab};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 
 use crate::{NO_TIME, SSH, STEPS};
 
@@ -32,7 +32,7 @@ fn assert_untouched(host: &Host) {
 
 /// Returns the pins of agents on `host` that would keep a program or its progress alive.
 fn pinned(host: &Host) -> Vec<String> {
-    let folder = Places::of(host.name()).pins;
+    let folder = InstancePaths::of(host.name()).pins;
     let files = |folder: &str| -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
         entries.flatten().map(|entry| entry.path().display().to_string()).collect()
@@ -87,7 +87,7 @@ fn a_first_start_that_fails_after_its_table_leaves_no_port_closed() {
     let lab = Lab::new();
     let _ssh = Echo::start(&lab.server, 22);
     // What looks like another layout and cannot be removed stops the start when the table is there.
-    let strange = Places::of(lab.server.name()).pins.join("x/y");
+    let strange = InstancePaths::of(lab.server.name()).pins.join("x/y");
     std::fs::create_dir_all(&strange).expect("folders in the BPF file system");
     let (_, said) = start(&lab.server, ConfigText::ssh(), &[]);
     assert!(said.contains("/x/y"), "{said}");

@@ -6,7 +6,7 @@ use knock_lab::netns::Netns;
 use knock_lab::process::seconds;
 use knock_lab::services::{Echo, eventually, tcp_open};
 use knock_lab::{Agent, ConfigText, Host, Lab};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 use nix::sys::signal::Signal;
 
 use crate::{SSH, STEPS, granted, verb};
@@ -105,7 +105,7 @@ fn elements_without_an_end_or_with_a_far_one_are_removed() {
     // The same where the next agent finds no record of who earned what.
     let config = agent.kill();
     verb(&lab.server, &["revoke", &lab.client.v4.to_string()]);
-    std::fs::remove_dir_all(Places::of(lab.server.name()).pins.join(format!("v{LAYOUT}")))
+    std::fs::remove_dir_all(InstancePaths::of(lab.server.name()).pins.join(format!("v{LAYOUT}")))
         .expect("the record is gone");
     add(&lab.client, "");
     add(&lab.stranger, "timeout 1100d");
@@ -160,7 +160,7 @@ fn await_end(agent: &mut Agent, other: &Netns) {
 
 /// Returns the number of links that are pinned for this host's agent.
 fn links(host: &Host) -> usize {
-    let folder = knock_userspace::places::Places::of(host.name()).pins.join("links");
+    let folder = InstancePaths::of(host.name()).pins.join("links");
     std::fs::read_dir(folder).expect("a folder").count()
 }
 

@@ -21,8 +21,8 @@ use tracing::{error, info, warn};
 pub(super) use self::folder_watch::FolderWatch;
 pub(super) use self::knocks::Judged;
 use super::clock;
+use crate::instance_paths::InstancePaths;
 use crate::keyring::{Admission, Denial, Keyring, Misfit, ReplayStore, misfits};
-use crate::places::Places;
 
 /// The time from a file's change to the reading of the folder, because several may change at once.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -53,7 +53,7 @@ pub(super) struct Keys {
 
 impl Keys {
     /// Reads the keys, if a door of `policy` asks for any.
-    pub(super) fn open(policy: &Policy, places: &Places) -> Self {
+    pub(super) fn open(policy: &Policy, paths: &InstancePaths) -> Self {
         let mut keys = Self {
             ring: None,
             folder: policy.keys.clone(),
@@ -69,7 +69,7 @@ impl Keys {
         };
         if !wanted(policy) {
             // A later policy may ask for keys, and this process cannot make the folder then.
-            let _ = std::fs::DirBuilder::new().recursive(true).create(&places.state);
+            let _ = std::fs::DirBuilder::new().recursive(true).create(&paths.state);
             return keys;
         }
         if let Err(error) = create_private(&keys.folder) {
@@ -77,10 +77,10 @@ impl Keys {
         }
         if Folder::new(&keys.folder).is_empty() {
             // Without keys, nothing can have been lost.
-            let _ = ReplayStore::create_if_absent(&places.newest());
+            let _ = ReplayStore::create_if_absent(&paths.newest());
         }
         let lost = Newest::lost(clock::wall_ns(), policy.clock_window).0;
-        let (replay_store, problem) = ReplayStore::open(&places.newest(), lost);
+        let (replay_store, problem) = ReplayStore::open(&paths.newest(), lost);
         if let Some(problem) = problem {
             keys.replay_state_lost = true;
             let window = humantime::format_duration(policy.clock_window);

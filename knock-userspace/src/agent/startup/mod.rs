@@ -12,10 +12,15 @@
 //! Started     the nftables table, then the detector's pins       + table, if no agent ran before
 //! ```
 //!
-//! The table comes last. It is one transaction, and the only step that cannot be taken back
-//! without opening ports. A failure before it leaves the host as the last agent left it. A failure
-//! after it removes table and pins where no agent ran before, because no agent could open the ports
-//! that would stay closed. Elsewhere it leaves table and pins, as an agent that was killed does.
+//! "Before" means an agent of the same layout: one of another layout is followed as if none had
+//! run, but for its pins.
+//!
+//! The table comes after everything else that can fail and that outlives the agent. It is one
+//! transaction, and the only step that cannot be taken back without opening ports. A failure before
+//! it leaves the ports as they were. Where a link was adopted already, the new program may be the
+//! one that goes on. A failure after it removes table and pins where no agent ran before, because
+//! no agent could open the ports that would stay closed. Elsewhere it leaves table and pins, as an
+//! agent that was killed does.
 
 mod adopt;
 mod preflight;
@@ -96,7 +101,7 @@ impl Preflight {
     fn load(mut self, policy: ActivePolicy, options: &Options) -> Result<Loaded, AgentError> {
         // First the watch, then the keys: no change of a file falls in between.
         let key_folder = FolderWatch::open(&policy);
-        let mut keys = Keys::open(&policy, &options.places);
+        let mut keys = Keys::open(&policy, &options.paths);
         match self.try_load(&policy, &mut keys, options) {
             Ok((detector, guard)) => {
                 Ok(Loaded { preflight: self, policy, keys, key_folder, detector, guard })

@@ -99,7 +99,7 @@ fn check_privileges() -> Result<(), AgentError> {
 
 /// Opens the pins, if there can be any, and the record among them.
 fn open_record(options: &Options) -> Result<(Option<Pins>, Record), AgentError> {
-    let pins = match Pins::open(&options.places.pins) {
+    let pins = match Pins::open(&options.paths.pins) {
         Ok(pins) => Some(pins),
         Err(error @ PinsError::Held(_)) => return Err(DetectorError::from(error).into()),
         Err(error) => {
@@ -117,7 +117,7 @@ fn open_record(options: &Options) -> Result<(Option<Pins>, Record), AgentError> 
     drop(record);
     pins.remove_all().map_err(DetectorError::from)?;
     drop(pins);
-    let pins = Pins::open(&options.places.pins).map_err(DetectorError::from)?;
+    let pins = Pins::open(&options.paths.pins).map_err(DetectorError::from)?;
     let record = Record::open(Some(&pins))?;
     Ok((Some(pins), record))
 }

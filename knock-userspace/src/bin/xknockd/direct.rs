@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result, bail};
 use knock_control::{Grant, Open, Revoke};
 use knock_detector::{Pins, Record, Recorded};
 use knock_firewall::{Firewall, TimedGrant, since_boot};
+use knock_userspace::instance_paths::InstancePaths;
 use knock_userspace::lock::Lock;
-use knock_userspace::places::Places;
 
 use crate::ConfigArgs;
 use crate::policy::{path, read};
@@ -18,8 +18,12 @@ pub(crate) fn grants() -> Result<Vec<Grant>> {
     Ok(held.grants.iter().map(|timed| shown(timed, None)).collect())
 }
 
-pub(crate) fn open(places: &Places, config: &ConfigArgs, request: &Open) -> Result<Vec<Grant>> {
-    let lock = take_lock(places)?;
+pub(crate) fn open(
+    paths: &InstancePaths,
+    config: &ConfigArgs,
+    request: &Open,
+) -> Result<Vec<Grant>> {
+    let lock = take_lock(paths)?;
     let path = path(config).context(
         "no agent is running, and there is no config that says what the door opens: give --config",
     )?;
@@ -36,7 +40,7 @@ pub(crate) fn open(places: &Places, config: &ConfigArgs, request: &Open) -> Resu
     firewall
         .grant(&timed)
         .context("no agent is running, so nothing is closed that could be opened")?;
-    if let Some(mut record) = record(places)? {
+    if let Some(mut record) = record(paths)? {
         for TimedGrant { grant, .. } in &timed {
             record.grants.put(grant, Recorded { door: door.id(), until })?;
         }
@@ -45,13 +49,13 @@ pub(crate) fn open(places: &Places, config: &ConfigArgs, request: &Open) -> Resu
     Ok(timed.iter().map(|timed| shown(timed, Some(&request.door))).collect())
 }
 
-pub(crate) fn revoke(places: &Places, request: &Revoke) -> Result<Vec<Grant>> {
+pub(crate) fn revoke(paths: &InstancePaths, request: &Revoke) -> Result<Vec<Grant>> {
     let door = request.door.as_deref();
-    let _lock = take_lock(places)?;
+    let _lock = take_lock(paths)?;
     let mut firewall = Firewall::open()?;
     let held =
         firewall.status()?.context("no agent is running, and there is no table inet xknock")?;
-    let mut record = record(places)?;
+    let mut record = record(paths)?;
     let recorded =
         record.as_ref().map(|record| record.grants.all()).transpose()?.unwrap_or_default();
     let of_door = |grant: &knock_policy::Grant| {
@@ -78,20 +82,20 @@ pub(crate) fn revoke(places: &Places, request: &Revoke) -> Result<Vec<Grant>> {
 }
 
 /// Removes the table, the pins and the state.
-pub(crate) fn off(places: &Places) -> Result<()> {
-    let lock = take_lock(places)?;
+pub(crate) fn off(paths: &InstancePaths) -> Result<()> {
+    let lock = take_lock(paths)?;
     Firewall::open()?.remove()?;
-    if let Some(pins) = Pins::existing(&places.pins)? {
+    if let Some(pins) = Pins::existing(&paths.pins)? {
         pins.remove_all()?;
     }
     // It stays if a key was ever used: the newest times in it must not be lost.
-    let _ = std::fs::remove_dir(&places.state);
-    lock.remove(places);
+    let _ = std::fs::remove_dir(&paths.state);
+    lock.remove(paths);
     Ok(())
 }
 
-fn record(places: &Places) -> Result<Option<Record>> {
-    match Pins::existing(&places.pins)? {
+fn record(paths: &InstancePaths) -> Result<Option<Record>> {
+    match Pins::existing(&paths.pins)? {
         Some(pins) => Ok(Record::existing(&pins)?),
         None => Ok(None),
     }
@@ -107,9 +111,9 @@ fn shown(timed: &TimedGrant, door: Option<&str>) -> Grant {
 }
 
 /// Takes the agent's lock, for changes that must not be made while an agent runs.
-fn take_lock(places: &Places) -> Result<Lock> {
-    match Lock::take(places) {
+fn take_lock(paths: &InstancePaths) -> Result<Lock> {
+    match Lock::take(paths) {
         Ok(lock) => Ok(lock),
-        Err(error) => bail!("{error}; it does not answer at {}", places.socket().display()),
+        Err(error) => bail!("{error}; it does not answer at {}", paths.socket().display()),
     }
 }

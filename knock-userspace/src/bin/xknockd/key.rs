@@ -16,8 +16,8 @@ use knock_keys::{
 use knock_output::{OutputError, note, out};
 use knock_policy::compile::taken_ports;
 use knock_policy::{Door, Method, Policy};
+use knock_userspace::instance_paths::InstancePaths;
 use knock_userspace::keyring::{ReplayStore, has_knocked, misfits};
-use knock_userspace::places::Places;
 use knock_userspace::sockets;
 use qrcode::{EcLevel, QrCode, render::unicode};
 
@@ -94,10 +94,10 @@ pub(crate) struct AddArgs {
     place: Place,
 }
 
-pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
+pub(crate) fn key(paths: &InstancePaths, command: KeyCommand) -> Result<()> {
     no_core_dumps();
     match command {
-        KeyCommand::Add(args) => add(places, args),
+        KeyCommand::Add(args) => add(paths, args),
         KeyCommand::List(place) => list(&place),
         KeyCommand::Show { name, place } => show(&place.folder()?.read(&name)?),
         KeyCommand::Remove { name, place } => {
@@ -107,13 +107,13 @@ pub(crate) fn key(places: &Places, command: KeyCommand) -> Result<()> {
             Ok(())
         }
         KeyCommand::Rotate { name, grace, host, expires, place } => {
-            rotate(places, &name, grace, host, expires, &place)
+            rotate(paths, &name, grace, host, expires, &place)
         }
     }
 }
 
 fn rotate(
-    places: &Places,
+    paths: &InstancePaths,
     name: &str,
     grace: Duration,
     host: Option<String>,
@@ -142,7 +142,7 @@ fn rotate(
     );
     key.host = host_name(host, before.host.clone())?;
     // If this is unknown, assume that the device has the line that was handed out last.
-    let numbers = ReplayStore::read_existing(&places.newest()).ok();
+    let numbers = ReplayStore::read_existing(&paths.newest()).ok();
     let unused =
         numbers.is_some_and(|numbers| !has_knocked(&numbers, &before.current, &before.doors));
     let line = key.rotate(now, now.saturating_add(grace.as_secs()), unused)?;
@@ -177,7 +177,7 @@ impl Place {
     }
 }
 
-fn add(places: &Places, args: AddArgs) -> Result<()> {
+fn add(paths: &InstancePaths, args: AddArgs) -> Result<()> {
     let AddArgs { name, doors, host, expires, longest, public, place } = args;
     ensure!(key_name(&name).is_some(), "`{name}` cannot be the name of a key: use {KEY_NAME_FORM}");
     let Some(policy) = place.policy()? else {
@@ -196,7 +196,7 @@ fn add(places: &Places, args: AddArgs) -> Result<()> {
     if folder.is_empty() {
         // Before the first key no replay state can have been lost. If this fails, the agent refuses
         // knocks for a clock window, and says so.
-        let _ = ReplayStore::create_if_absent(&places.newest());
+        let _ = ReplayStore::create_if_absent(&paths.newest());
     }
     folder.write(&key, false)?;
     if let Err(error) = hand_over(&line) {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use knock_userspace::places::Places;
+use knock_userspace::instance_paths::InstancePaths;
 
 /// Keep services closed to everyone who has not knocked.
 #[derive(Parser)]
@@ -32,7 +32,7 @@ struct Cli {
         env = "XKNOCKD_INSTANCE",
         default_value = "",
         hide_default_value = true,
-        value_parser = Places::check_instance
+        value_parser = InstancePaths::check_instance
     )]
     instance: String,
     #[command(subcommand)]
@@ -189,25 +189,25 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(Cli { instance, command }: Cli) -> Result<()> {
-    let places = Places::of(&instance);
+    let paths = InstancePaths::of(&instance);
     match command {
         Command::Run { policy, trace_kernel, clean, force } => {
-            run::run(policy, places, run::Flags { trace_kernel, clean, force })
+            run::run(policy, paths, run::Flags { trace_kernel, clean, force })
         }
         Command::Check { kernel: true, .. } => kernel::check(),
         Command::Check { policy, .. } => check::check(&policy),
-        Command::Key(command) => key::key(&places, command),
+        Command::Key(command) => key::key(&paths, command),
         Command::Ports { from, format } => ports::ports(from, format.json),
-        Command::Status { format } => verbs::status(&places, format.json),
-        Command::Doors { format } => verbs::doors(&places, format.json),
-        Command::Grants { format } => verbs::grants(&places, format.json),
+        Command::Status { format } => verbs::status(&paths, format.json),
+        Command::Doors { format } => verbs::doors(&paths, format.json),
+        Command::Grants { format } => verbs::grants(&paths, format.json),
         Command::Open { door, address, lasts, config } => {
-            verbs::open(&places, &config, door, address, lasts)
+            verbs::open(&paths, &config, door, address, lasts)
         }
-        Command::Revoke { address, door, all: _ } => verbs::revoke(&places, address, door),
-        Command::Reload { force } => verbs::reload(&places, force),
-        Command::Try { lasts } => verbs::try_enforcing(&places, lasts),
-        Command::Confirm { force } => verbs::confirm(&places, force),
-        Command::Off => verbs::off(&places),
+        Command::Revoke { address, door, all: _ } => verbs::revoke(&paths, address, door),
+        Command::Reload { force } => verbs::reload(&paths, force),
+        Command::Try { lasts } => verbs::try_enforcing(&paths, lasts),
+        Command::Confirm { force } => verbs::confirm(&paths, force),
+        Command::Off => verbs::off(&paths),
     }
 }

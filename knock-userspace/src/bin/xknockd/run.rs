@@ -5,8 +5,8 @@ use knock_firewall::Firewall;
 use knock_output::out;
 use knock_policy::{Door, Grant, Mode, Policy, lockout};
 use knock_userspace::agent::{self, Options, Signal};
+use knock_userspace::instance_paths::InstancePaths;
 use knock_userspace::interfaces::Interfaces;
-use knock_userspace::places::Places;
 use knock_userspace::{caller, logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ pub(crate) struct Flags {
     pub(crate) force: bool,
 }
 
-pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> {
+pub(crate) fn run(args: PolicyArgs, paths: InstancePaths, flags: Flags) -> Result<()> {
     let (policy, configured) = load(&args)?;
     refuse_lockout(&policy, flags.force)?;
     logging::init();
@@ -41,7 +41,7 @@ pub(crate) fn run(args: PolicyArgs, places: Places, flags: Flags) -> Result<()> 
         let path = policy::path(&args.config);
         let unconfigured = policy.clone();
         let options = Options {
-            places,
+            paths,
             trace_kernel: flags.trace_kernel,
             clean: flags.clean,
             observe: args.observe,

@@ -8,8 +8,8 @@ use comfy_table::{Table, presets};
 use knock_control::{Caller, Client, Done, Door, Grant, Open, Revoke, Status, Try};
 use knock_output::out;
 use knock_userspace::caller;
+use knock_userspace::instance_paths::InstancePaths;
 use knock_userspace::lock::Lock;
-use knock_userspace::places::Places;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,8 +18,8 @@ use crate::{ConfigArgs, direct};
 /// How long the agent may take to end, once it has agreed to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
-    let status: Status = get(places, "status")?;
+pub(crate) fn status(paths: &InstancePaths, json: bool) -> Result<()> {
+    let status: Status = get(paths, "status")?;
     if json {
         return print_json(&status);
     }
@@ -56,8 +56,8 @@ pub(crate) fn status(places: &Places, json: bool) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn doors(places: &Places, json: bool) -> Result<()> {
-    let doors: Vec<Door> = get(places, "doors")?;
+pub(crate) fn doors(paths: &InstancePaths, json: bool) -> Result<()> {
+    let doors: Vec<Door> = get(paths, "doors")?;
     if json {
         return print_json(&doors);
     }
@@ -71,8 +71,8 @@ pub(crate) fn doors(places: &Places, json: bool) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn grants(places: &Places, json: bool) -> Result<()> {
-    let grants = match ask(places, async |client| client.get("grants").await)? {
+pub(crate) fn grants(paths: &InstancePaths, json: bool) -> Result<()> {
+    let grants = match ask(paths, async |client| client.get("grants").await)? {
         Some(grants) => grants,
         None => direct::grants()?,
     };
@@ -80,25 +80,29 @@ pub(crate) fn grants(places: &Places, json: bool) -> Result<()> {
 }
 
 pub(crate) fn open(
-    places: &Places,
+    paths: &InstancePaths,
     config: &ConfigArgs,
     door: String,
     address: IpAddr,
     lasts: Option<Duration>,
 ) -> Result<()> {
     let body = Open { door, address, lasts };
-    let grants = match ask(places, async |client| client.post("open", &body).await)? {
+    let grants = match ask(paths, async |client| client.post("open", &body).await)? {
         Some(grants) => grants,
-        None => direct::open(places, config, &body)?,
+        None => direct::open(paths, config, &body)?,
     };
     print_grants(&grants)
 }
 
-pub(crate) fn revoke(places: &Places, address: Option<IpAddr>, door: Option<String>) -> Result<()> {
+pub(crate) fn revoke(
+    paths: &InstancePaths,
+    address: Option<IpAddr>,
+    door: Option<String>,
+) -> Result<()> {
     let body = Revoke { address, door };
-    let grants: Vec<Grant> = match ask(places, async |client| client.post("revoke", &body).await)? {
+    let grants: Vec<Grant> = match ask(paths, async |client| client.post("revoke", &body).await)? {
         Some(grants) => grants,
-        None => direct::revoke(places, &body)?,
+        None => direct::revoke(paths, &body)?,
     };
     if grants.is_empty() {
         out!("There was no such grant.")?;
@@ -108,25 +112,25 @@ pub(crate) fn revoke(places: &Places, address: Option<IpAddr>, door: Option<Stri
     print_grants(&grants)
 }
 
-pub(crate) fn reload(places: &Places, force: bool) -> Result<()> {
-    tell(places, "reload", &caller(force))
+pub(crate) fn reload(paths: &InstancePaths, force: bool) -> Result<()> {
+    tell(paths, "reload", &caller(force))
 }
 
-pub(crate) fn try_enforcing(places: &Places, lasts: Duration) -> Result<()> {
-    tell(places, "try", &Try { lasts })
+pub(crate) fn try_enforcing(paths: &InstancePaths, lasts: Duration) -> Result<()> {
+    tell(paths, "try", &Try { lasts })
 }
 
-pub(crate) fn confirm(places: &Places, force: bool) -> Result<()> {
-    tell(places, "confirm", &caller(force))
+pub(crate) fn confirm(paths: &InstancePaths, force: bool) -> Result<()> {
+    tell(paths, "confirm", &caller(force))
 }
 
-pub(crate) fn off(places: &Places) -> Result<()> {
-    let asked = ask(places, async |client| client.post::<Done>("off", &()).await)?;
+pub(crate) fn off(paths: &InstancePaths) -> Result<()> {
+    let asked = ask(paths, async |client| client.post::<Done>("off", &()).await)?;
     if asked.is_some() {
         // It has ended when the lock is free.
         let deadline = Instant::now() + FAREWELL;
-        while places.lock().exists() {
-            match Lock::take(places) {
+        while paths.lock().exists() {
+            match Lock::take(paths) {
                 Ok(_) => break,
                 Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
                 Err(error) => return Err(error).context("the agent does not end"),
@@ -134,7 +138,7 @@ pub(crate) fn off(places: &Places) -> Result<()> {
         }
     }
     // An agent that was killed has left these, too.
-    direct::off(places)?;
+    direct::off(paths)?;
     out!("xknock is off: no program, no pins, no table; all ports are as before.")?;
     Ok(())
 }
@@ -143,29 +147,29 @@ fn caller(force: bool) -> Caller {
     Caller { session: caller::session(), force }
 }
 
-fn tell(places: &Places, what: &str, body: &impl Serialize) -> Result<()> {
-    let done = ask(places, async |client| client.post::<Done>(what, body).await)?;
-    let done = done.with_context(|| no_agent(places))?;
+fn tell(paths: &InstancePaths, what: &str, body: &impl Serialize) -> Result<()> {
+    let done = ask(paths, async |client| client.post::<Done>(what, body).await)?;
+    let done = done.with_context(|| no_agent(paths))?;
     out!("{}", done.message)?;
     Ok(())
 }
 
-fn get<T: DeserializeOwned>(places: &Places, what: &str) -> Result<T> {
-    ask(places, async |client| client.get(what).await)?.with_context(|| no_agent(places))
+fn get<T: DeserializeOwned>(paths: &InstancePaths, what: &str) -> Result<T> {
+    ask(paths, async |client| client.get(what).await)?.with_context(|| no_agent(paths))
 }
 
-fn no_agent(places: &Places) -> String {
-    format!("no agent is running (nothing listens at {})", places.socket().display())
+fn no_agent(paths: &InstancePaths) -> String {
+    format!("no agent is running (nothing listens at {})", paths.socket().display())
 }
 
 /// Does `work` with a connection to the agent. Returns `None` if no agent runs.
 fn ask<T, E: std::error::Error + Send + Sync + 'static>(
-    places: &Places,
+    paths: &InstancePaths,
     work: impl AsyncFnOnce(Client) -> Result<T, E>,
 ) -> Result<Option<T>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        match Client::connect(&places.socket()).await? {
+        match Client::connect(&paths.socket()).await? {
             Some(client) => Ok(Some(work(client).await?)),
             None => Ok(None),
         }

@@ -121,9 +121,9 @@ fn a_lost_file_of_newest_times_is_logged_and_refuses_knocks_for_a_window() {
     let agent = site.start();
     device.knock(&site.lab.client, &["server"]);
     agent.stop();
-    let places = knock_userspace::places::Places::of(site.lab.server.name());
+    let paths = knock_userspace::instance_paths::InstancePaths::of(site.lab.server.name());
     assert!(xknockd(&site.lab.server).arg("off").status().expect("xknockd runs").success());
-    std::fs::remove_file(places.newest()).expect("the file is there");
+    std::fs::remove_file(paths.newest()).expect("the file is there");
     let lost = Instant::now();
     let mut agent = site.start();
     assert!(agent.log().contains("refusing keyed knocks for 20s"), "{}", agent.log());

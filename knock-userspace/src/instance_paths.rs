@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// The folders of one agent. Only a host that runs agents in several network namespaces has more
 /// than one set of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct InstancePaths {
     /// Holds the lock and the control socket.
     pub run: PathBuf,
     /// Holds the pinned maps and links. It lies in the BPF file system.
@@ -14,7 +14,7 @@ pub struct Places {
     pub state: PathBuf,
 }
 
-impl Places {
+impl InstancePaths {
     /// Returns the folders of the agent called `instance`. The empty name is the default.
     pub fn of(instance: &str) -> Self {
         let suffix = if instance.is_empty() { String::new() } else { format!("-{instance}") };
@@ -61,10 +61,10 @@ mod tests {
 
     #[test]
     fn instances_keep_apart() {
-        assert_eq!(Places::of("").socket().to_str(), Some("/run/xknockd/control.sock"));
-        assert_eq!(Places::of("lan").pins.to_str(), Some("/sys/fs/bpf/xknock-lan"));
+        assert_eq!(InstancePaths::of("").socket().to_str(), Some("/run/xknockd/control.sock"));
+        assert_eq!(InstancePaths::of("lan").pins.to_str(), Some("/sys/fs/bpf/xknock-lan"));
         for bad in ["../x", "a b", "a/b", &"x".repeat(65)] {
-            assert!(Places::check_instance(bad).is_err(), "{bad}");
+            assert!(InstancePaths::check_instance(bad).is_err(), "{bad}");
         }
     }
 }
