@@ -131,6 +131,10 @@ impl Outcome {
     ];
 
     /// Returns whether the packet matched a step, so that `knocks = "drop"` drops it.
+    ///
+    /// These are first steps, steps that a track expected, and retransmissions, also where the
+    /// result could not be kept. Decoys and steps that are unexpected, wrong or late go on. A
+    /// contended packet counts as a match, although it may be one of those.
     #[inline(always)]
     pub const fn matched(self) -> bool {
         self as u32 >= Self::Stayed as u32

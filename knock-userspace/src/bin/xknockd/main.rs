@@ -135,13 +135,13 @@ enum Command {
     /// Enforce for a while, then observe again unless the trial is confirmed.
     ///
     /// The kernel ends the trial by itself, also if the agent dies or your connection breaks.
-    /// `xknockd confirm` makes it permanent.
+    /// `xknockd confirm` keeps the ports closed until the next reboot.
     Try {
         /// Length of the trial, a day at most.
         #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Duration,
     },
-    /// Make the trial started by `xknockd try` permanent.
+    /// Enforce until the next reboot, instead of until the trial ends.
     Confirm {
         /// Confirm even if that locks out the SSH session that this is run from.
         #[arg(long)]
@@ -176,7 +176,8 @@ struct PolicyArgs {
     /// `eth*` stands for all interfaces whose names begin with `eth`.
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
-    /// Drop nothing, and count the packets that would have been dropped.
+    /// Drop nothing, and count the packets that would have been dropped. A trial that runs already
+    /// ends in its own time.
     #[arg(long, conflicts_with = "enforce")]
     observe: bool,
     /// Drop packets to guarded services that have no grant.
