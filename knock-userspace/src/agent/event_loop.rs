@@ -6,9 +6,10 @@
 //! happens after `select!` has released its borrows.
 //!
 //! Everything runs on this one thread, in the order in which it is seen, but for transactions with
-//! grants ([`super::table`]). Three things make the loop wait in place, on purpose, because nothing
-//! may happen before they are done: a program that is loaded, a change of the trie that waits for
-//! packets under way, and the restoration of a table that the kernel refuses at first.
+//! grants ([`super::table`]). Some steps make the loop wait in place, on purpose, because what comes
+//! next must not happen before they are done: the load of a program, a change of the trie that waits
+//! for packets under way, the disk sync of a keyed knock, the restoration of a table that the kernel
+//! refuses at first, and, in requests and reloads, the transaction under way.
 
 use std::time::Duration;
 

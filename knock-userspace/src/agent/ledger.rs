@@ -38,7 +38,7 @@ const SLACK: Duration = Duration::from_millis(30);
 /// not given by an agent.
 pub(super) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// RunningGrant grants, their record, and those on their way to the table.
+/// Running grants, their record, and those on their way to the table.
 pub(super) struct GrantLedger {
     grants: Grants,
     record: GrantRecord,

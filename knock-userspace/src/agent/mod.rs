@@ -93,8 +93,9 @@ pub enum Signal {
 /// # Errors
 ///
 /// If start-up fails, or an event source breaks. Where no agent ran before, a failed start-up
-/// leaves nothing behind but the folder of keys. Elsewhere it leaves everything as it was if it
-/// fails before the table is in place, and the new table and program if it fails after.
+/// leaves nothing behind but the folder of keys and, if there is a key, the replay store. Elsewhere
+/// it leaves the ports as they were if it fails before the table is in place, and the new table and
+/// program if it fails after.
 pub async fn run(
     policy: Policy,
     options: Options,
