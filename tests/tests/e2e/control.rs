@@ -50,7 +50,7 @@ fn malformed_requests_are_refused_with_a_reason() {
     let long = format!(r#"{{"door":"{}"}}"#, "x".repeat(100_000));
     let rows: [(&[&str], u32, &str); 8] = [
         (&["http://x/v1/stauts"], 404, "docs/operations.md"),
-        (&["-X", "POST", "http://x/v1/status"], 405, "with GET"),
+        (&["-X", "POST", "http://x/v1/status"], 405, "use GET"),
         (&["-d", "{", "http://x/v1/open"], 400, "EOF"),
         (&["-d", "{}", "http://x/v1/open"], 422, "missing field `door`"),
         (&["-d", r#"{"door":"ssh","address":"here"}"#, "http://x/v1/open"], 422, "IP address"),
