@@ -26,7 +26,8 @@ fn without_an_agent_a_door_opens_within_the_same_limits() {
     let config = folder.path().join("xknockd.toml");
     fs::write(&config, CONFIG).expect("a config");
     let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
-    let instance = format!("direct{name}");
+    // So that the sweep of the lab finds what a killed test leaves.
+    let instance = format!("xk{}-direct{name}", std::process::id());
     for (arguments, expected) in [
         (&["db", "192.0.2.1"][..], "there is no door `db`; there are: ssh, web"),
         (&["ssh", "192.0.2.1", "--for", "31d"], "out of range; give from 1s to"),

@@ -43,7 +43,8 @@ impl Host {
         let config = format!("keys = \"{}\"\n{CONFIG}", folder.path().join("keys").display());
         fs::write(folder.path().join("xknockd.toml"), config).expect("a config");
         let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
-        let instance = format!("output{name}");
+        // So that the sweep of the lab finds what a killed test leaves.
+        let instance = format!("xk{}-output{name}", std::process::id());
         let paths = InstancePaths::of(&instance);
         fs::create_dir_all(&paths.run).expect("a folder for the socket");
         Self { folder, paths, instance }
@@ -64,6 +65,15 @@ impl Drop for Host {
             let _ = fs::remove_dir_all(folder);
         }
     }
+}
+
+/// Returns a command of the same program that the kernel kills when this thread ends.
+fn end_with_this_test(command: &mut Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    bound.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+    bound.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    bound.stdin(Stdio::null());
+    bound
 }
 
 /// The writing end of a pipe whose reader has gone.
@@ -238,6 +248,7 @@ fn an_agent_outlives_the_readers_of_its_output() {
     let host = Host::new();
     // Without a config, it prints how to knock once it is ready.
     let mut run = host.xknockd(&["run", "--interface", "lo", "--clean"]);
+    let mut run = end_with_this_test(&mut run);
     let mut agent = Agent(run.stdout(closed()).stderr(closed()).spawn().expect("xknockd runs"));
     let deadline = Instant::now() + Duration::from_secs(60);
     while !host.xknockd(&["status"]).output().expect("xknockd runs").status.success() {

@@ -47,7 +47,7 @@ fn offenders(folder: &str, word: &str, rooms: &[&str]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Returns the packages whose manifest has a dependency that begins with `name`, apart from the
+/// Returns the packages whose manifest depends on `name`, apart from the
 /// workspace's.
 fn depending_on(name: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -58,7 +58,10 @@ fn depending_on(name: &str) -> Vec<PathBuf> {
     let packages = nested.chain(FOLDERS.iter().map(|folder| root.join(folder)));
     let depends = |package: &PathBuf| {
         let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap_or_default();
-        manifest.lines().any(|line| line.starts_with(name))
+        manifest.lines().any(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '.', '=']))
+                || line == format!("[dependencies.{name}]")
+        })
     };
     packages.filter(depends).collect()
 }
@@ -70,13 +73,13 @@ fn only_the_detector_depends_on_aya_and_only_the_firewall_on_nftables() {
         assert!(!found.is_empty(), "{name} is a dependency");
         found.iter().all(|path| path.ends_with(package))
     };
-    assert!(ends("aya-log =", "knock-userspace/detector"));
-    assert!(ends("aya-build =", "knock-userspace/detector"));
+    assert!(ends("aya-log", "knock-userspace/detector"));
+    assert!(ends("aya-build", "knock-userspace/detector"));
     // knock-common only marks its map types for aya.
-    assert!(depending_on("aya =").iter().all(|path| {
+    assert!(depending_on("aya").iter().all(|path| {
         path.ends_with("knock-userspace/detector") || path.ends_with("knock-common")
     }));
-    assert!(ends("nftnl =", "knock-userspace/firewall"));
+    assert!(ends("nftnl", "knock-userspace/firewall"));
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn no_file_has_more_than_500_lines() {
 #[test]
 fn lints_are_expected_with_a_reason_never_allowed() {
     for folder in FOLDERS {
-        let found = offenders(folder, concat!("#", "[allow("), &[]);
+        let found = offenders(folder, concat!("[al", "low("), &[]);
         assert_eq!(found, [] as [PathBuf; 0]);
     }
 }

@@ -80,7 +80,7 @@ pub struct Status {
     pub trial_seconds: Option<f64>,
     /// Whether `enforce` was confirmed although the config says `observe`.
     pub confirmed: bool,
-    /// How packets of running connections are told from new ones.
+    /// How the guard recognizes packets of running connections.
     pub connections: Connections,
     /// Interfaces that the detector is attached to.
     pub interfaces: Vec<Interface>,
@@ -134,7 +134,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// How packets of running connections are told from new ones.
+/// How the guard recognizes packets of running connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Connections {

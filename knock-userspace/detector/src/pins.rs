@@ -30,12 +30,11 @@ pub struct Pins {
 /// The reason why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PinsError {
-    /// No BPF file system, and none could be mounted.
+    /// There is no BPF file system, and it could not be mounted.
     #[error(
         "there is no BPF file system at {place} and it cannot be mounted ({source}); \
          try `mount -t bpf bpf {place}`"
     )]
-    /// There is no BPF file system, and it could not be mounted.
     NotMounted {
         /// Where it should be.
         place: String,

@@ -216,6 +216,14 @@ fn what_is_not_toml_is_shown_with_the_values_of_other_lines() {
 }
 
 #[test]
+fn a_sequence_that_is_far_too_long_costs_no_more_than_its_text() {
+    let steps: Vec<_> = (1024..9024).map(|port| format!("\"udp/{port}\"")).collect();
+    let sequence = format!("sequence = [{}]", steps.join(", "));
+    let text = door("ssh", "tcp/22", &[&sequence, "reorder = true"]);
+    assert_shown("8,000 steps", &text, &[&["test.toml:4:12", "8000 steps are more"]]);
+}
+
+#[test]
 fn a_config_without_mistakes_is_a_policy_and_what_it_compiles_to() {
     let text = door("ssh", "tcp/22", &[SAFE]);
     let served = Served::default();

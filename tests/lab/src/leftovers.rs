@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,9 +15,10 @@ use std::sync::{LazyLock, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 /// The variable that gives labs the number of the run that they belong to, so that the run can ask
@@ -77,11 +79,21 @@ impl Owner {
         Some(Self { process: process.parse().ok()?, run })
     }
 
-    /// Returns whether the process runs. A zombie does not.
-    fn lives(self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process)).unwrap_or_default();
+    /// Whether neither the process nor its run goes on.
+    fn is_forgotten(self) -> bool {
+        !lives(self.process) && !self.run.is_some_and(lives)
+    }
+}
+
+/// Whether a process runs. A zombie does not. If the kernel does not tell, it counts as running.
+pub fn lives(process: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{process}/stat")) {
         // proc_pid_stat(5): the state follows the name, which is in brackets.
-        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+        Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")),
+        Err(error) => {
+            error.kind() != io::ErrorKind::NotFound
+                && error.raw_os_error() != Some(Errno::ESRCH as i32)
+        }
     }
 }
 
@@ -124,6 +136,9 @@ fn all() -> Vec<Trace> {
         entries.filter_map(move |entry| {
             let name = entry.file_name();
             let owner = Owner::of(name.to_str()?.strip_prefix(prefix)?)?;
+            // Another user may give any name to a folder in a place that is open to all.
+            let own = entry.metadata().is_ok_and(|found| found.uid() == geteuid().as_raw());
+            (own || kind == Kind::Namespace).then_some(())?;
             Some(Trace { owner, kind, path: entry.path() })
         })
     });
@@ -139,9 +154,10 @@ pub fn of_process(id: u32) -> Vec<Trace> {
     traces
 }
 
-/// Removes the traces of processes that are gone, and returns what it found.
+/// Removes the traces of processes that are gone, and returns what it found. Those of a run that
+/// goes on are left to its end, where [`sweep_run`] looks for them.
 pub fn sweep() -> Vec<Trace> {
-    remove(|owner| !owner.lives())
+    remove(Owner::is_forgotten)
 }
 
 /// Removes the traces of all processes of a run, and returns what it found.
@@ -185,14 +201,16 @@ impl Trace {
 
 /// Removes a folder, and what is mounted on it or below.
 pub(crate) fn remove_folder(path: &Path) {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     // proc_pid_mountinfo(5): the fifth field is the place.
     let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    let below: Vec<_> = places.filter(|place| Path::new(place).starts_with(path)).collect();
-    for place in below.into_iter().rev() {
-        let _ = umount2(place, MntFlags::MNT_DETACH);
+    let below: Vec<_> = places.filter(|place| Path::new(place).starts_with(&path)).collect();
+    let unmounted = below.into_iter().rev().map(|place| umount2(place, MntFlags::MNT_DETACH));
+    // What is still mounted must not lose its content.
+    if unmounted.filter(Result::is_err).count() == 0 {
+        let _ = fs::remove_dir_all(path);
     }
-    let _ = fs::remove_dir_all(path);
 }
 
 /// Kills all processes whose network namespace is `namespace`, unless this one's is, and waits until
@@ -239,12 +257,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn traces_of_a_run_that_goes_on_are_left_to_its_end() {
+        // No process has this identifier: it is above the highest limit (proc_sys_kernel(5)).
+        const GONE: u32 = (1 << 22) + 1;
+        let this = std::process::id();
+        let rows = [
+            (GONE, None, true),
+            (GONE, Some(GONE), true),
+            (GONE, Some(this), false),
+            (this, None, false),
+            (this, Some(GONE), false),
+        ];
+        for (process, run, forgotten) in rows {
+            assert_eq!(Owner { process, run }.is_forgotten(), forgotten, "{process} {run:?}");
+        }
+    }
+
+    #[test]
     fn owners_are_read_off_names_of_labs_only() {
         let owner = |process, run| Some(Owner { process, run });
         assert_eq!(Owner::of("xk123-0-server"), owner(123, None));
         assert_eq!(Owner::of("xk123r45-0-side"), owner(123, Some(45)));
         let own = Owner::of(&format!("{}-0-server", label())).expect("a name of this process");
-        assert!(own.process == std::process::id() && own.lives() && own.to_string() == label());
+        assert!(
+            own.process == std::process::id() && lives(own.process) && own.to_string() == label()
+        );
         for foreign in ["xk-1", "xk12", "xkr4-0", "xk1r-0", "other-0", "xk1x-0"] {
             assert_eq!(Owner::of(foreign), None, "{foreign}");
         }

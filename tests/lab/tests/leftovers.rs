@@ -5,7 +5,6 @@
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use knock_lab::leftovers::{self, RUN};
@@ -86,8 +85,10 @@ impl Victim {
         let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
         let own = format!("/xk{id}-");
         left.extend(mounts.lines().filter(|line| line.contains(&own)).map(str::to_owned));
-        let agents = self.agents.iter().map(|agent| format!("/proc/{agent}"));
-        left.extend(agents.filter(|path| Path::new(path).exists()));
+        // A zombie has ended: whether it is waited for depends on the first process of the host.
+        let lives = |agent: &&String| leftovers::lives(agent.parse().expect("an identifier"));
+        let agents = self.agents.iter().filter(lives).map(|agent| format!("process {agent}"));
+        left.extend(agents);
         left
     }
 }
@@ -109,7 +110,7 @@ fn a_killed_process_leaves_what_the_next_sweep_removes() {
     let own = leftovers::of_process(std::process::id());
     let mut victim = Victim::start("kill");
     let while_it_lives = victim.left();
-    for part in ["/run/netns/", "/sys/fs/bpf/", "/run/xknockd-", "/tmp", " bpf ", "/proc/"] {
+    for part in ["/run/netns/", "/sys/fs/bpf/", "/run/xknockd-", "/tmp", " bpf ", "process "] {
         let found = while_it_lives.iter().any(|trace| trace.contains(part));
         assert!(found, "no {part} in {while_it_lives:#?}");
     }

@@ -59,7 +59,7 @@ fn the_config_is_for_root_to_write_and_for_the_agent_to_read() {
     let root = leftovers::folder();
     let folder = root.path().join("etc/xknock");
     fs::create_dir_all(&folder).expect("a folder");
-    fs::write(folder.join("xknockd.toml"), "").expect("a config that everybody may read");
+    fs::write(folder.join("xknockd.toml"), "").expect("a config that all users may read");
     let rooted = format!("--root={}", root.path().display());
     let packaging = unit::path().with_file_name("..");
     for (tool, file) in [

@@ -193,8 +193,12 @@ fn steps(sequence: Texts, knocks: &mut Knocks, mistakes: &mut Mistakes) -> bool 
             whole = false;
         }
         before = Some(step);
-        knocks.sequence.push(step);
-        knocks.steps.push(span);
+        // Steps beyond the limit are read for their mistakes alone. What a reordered door compiles
+        // to grows with the cube of its steps.
+        if knocks.sequence.len() < *STEPS.end() {
+            knocks.sequence.push(step);
+            knocks.steps.push(span);
+        }
     }
     whole
 }

@@ -1,5 +1,7 @@
 //! Verbs without an agent: they change the table and the record of grants in the kernel themselves.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use knock_control::{Grant, Open, Revoke};
 use knock_detector::{Pins, Record, Recorded};
@@ -106,7 +108,12 @@ fn shown(timed: &TimedGrant, door: Option<&str>) -> Grant {
         source: timed.grant.source,
         service: timed.grant.service.to_string(),
         door: door.map(str::to_owned),
-        seconds: timed.until.saturating_sub(since_boot()).as_secs_f64(),
+        seconds: match timed.until {
+            // Without an end, which no agent gives.
+            Duration::MAX => timed.until,
+            until => until.saturating_sub(since_boot()),
+        }
+        .as_secs_f64(),
     }
 }
 

@@ -64,7 +64,7 @@ impl Soak {
                     result?;
                 }
             }
-            Some(false) => self.everybody_is_in()?,
+            Some(false) => self.all_are_in()?,
             None => {}
         }
         self.granted_are_in()
@@ -113,7 +113,7 @@ impl Soak {
         Ok(())
     }
 
-    fn everybody_is_in(&mut self) -> Result<()> {
+    fn all_are_in(&mut self) -> Result<()> {
         let stranger = &self.world.lab.stranger;
         let targets = self.targets([stranger.v4, stranger.v6]);
         let missing = self.not_in(Place::Stranger, targets);

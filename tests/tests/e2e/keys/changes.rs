@@ -73,7 +73,7 @@ fn a_key_expires_at_its_time() {
     let mut agent = site.start_telling_of_renewals();
     device.knock(&site.lab.client, &["server"]);
     agent.await_opened(site.lab.client.v4, SSH);
-    // The detector is told at once. A renewal at the start of a slot comes before.
+    // The detector gets the key at once. A renewal at the start of a slot comes before.
     while SystemTime::now() < end {
         agent.await_message(RENEWED);
     }
