@@ -82,6 +82,7 @@ impl Watch {
             .map_err(fail("socket"))?;
         // Without the privilege, the queue keeps the size that the system allows.
         let _ = socket::setsockopt(&fd, sockopt::RcvBufForce, &QUEUE);
+        leave_out(&fd, own).map_err(fail("setsockopt"))?;
         let groups = 1 << (GROUP - 1);
         socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(fail("bind"))?;
         // SAFETY: the value owns the file descriptor, always names the same one, and is dropped
@@ -134,6 +135,34 @@ impl Watch {
             }
         }
     }
+}
+
+/// Has the kernel leave out the changes that the socket with address `own` makes (socket(7),
+/// `SO_ATTACH_FILTER`). One transaction of thousands of grants would overrun the queue, and each
+/// overrun costs a look at the whole table.
+fn leave_out(socket: &OwnedFd, own: u32) -> nix::Result<()> {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    // `nlmsg_pid` of `struct nlmsghdr` (netlink(7)), which a filter reads as if in network order.
+    // All messages of a datagram are of one transaction.
+    let mut filter = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 12),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, own.to_be()),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies `program`, and the instructions that it points to, before the call
+    // returns. Both live longer than that, and the length is that of `program`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// Returns the meaning of a message. Every attribute list begins with the name of the table
